@@ -1,0 +1,302 @@
+"""The links between actors: one inbox per actor, one outbox per destination. Only here is zmq used.
+
+A frame is a payload with, rarely, an attachment. On the wire stand a u64 number that counts the
+frames of one link from 1, the payload, and the attachment if there is one. Nothing here blocks: an
+outbox that is full raises, because a full link means that its reader has stopped.
+"""
+
+import asyncio
+import select
+import struct
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import NamedTuple, cast
+
+import msgspec
+import zmq
+from zmq.backend import Socket as RawSocket
+
+from tokenreel.actors.runtime.topology import ROLES, SUPERVISOR
+
+MAX_FRAMES_PER_TURN = 64
+MAX_FRAME_BYTES = 64 << 20
+"""Of a payload, and of an attachment. Larger ones do not leave, and cut the link if they arrive."""
+DEFAULT_CAPACITY = 16384
+"""Frames that one link holds on either side."""
+MAX_LINKS = 1024
+LINGER_MS = 1000
+"""How long a closing outbox may still deliver."""
+RECONNECT_MS = 20
+
+_HEADER = struct.Struct("<Q")
+# Plain integers: the enums cost more than the system calls they describe.
+_DONTWAIT = int(zmq.DONTWAIT)
+_MORE_FOLLOWS = int(zmq.DONTWAIT | zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+_RCVMORE = int(zmq.RCVMORE)
+
+
+class Frame(NamedTuple):
+    """`sender` is an identity, `role.rank.epoch`; `attachment` is empty if there is none."""
+
+    sender: str
+    payload: bytes
+    attachment: bytes
+
+
+class ChannelFull(RuntimeError):
+    """The destination does not read, and the link holds as many frames as it may."""
+
+
+class FrameTooLarge(ValueError):
+    """The frame is over `MAX_FRAME_BYTES`; it was not sent."""
+
+
+class InboxStatistics(msgspec.Struct, frozen=True):
+    num_frames: int
+    num_links: int
+    num_missing: int
+    """Frames that never came, by the numbers of those that did."""
+    num_repeated: int
+    """Frames dropped because their number had been seen."""
+    num_malformed: int
+    """Frames dropped because of their shape or their sender."""
+
+
+class OutboxStatistics(msgspec.Struct, frozen=True):
+    destination: str
+    num_frames: int
+    num_refused: int
+    """Frames that were not sent, because the link was full."""
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """One per process. `term()` it after every channel is closed."""
+    return zmq.Context()
+
+
+def _integer_options(socket: zmq.Socket[bytes]) -> Callable[[int], int]:
+    return cast(Callable[[int], int], partial(RawSocket.get, socket))
+
+
+class Outbox:
+    """The sending end of one link. Frames wait here while the destination is not up yet."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        identity: str,
+        capacity: int = DEFAULT_CAPACITY,
+    ) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, identity.encode())
+        self._socket.setsockopt(zmq.SNDHWM, capacity)
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._socket.connect(address)
+        # The methods of the compiled class: half the cost of zmq's Python wrappers around them.
+        self._send_part = partial(RawSocket.send, self._socket)
+        self._get = _integer_options(self._socket)
+        self._destination = address.rpartition("/")[2]
+        self._capacity = capacity
+        self._num_sent = 0
+        self._num_refused = 0
+
+    def send(self, payload: bytes, attachment: bytes = b"") -> None:
+        """Never blocks. Raises `ChannelFull` or `FrameTooLarge`; then nothing was sent."""
+        if len(payload) > MAX_FRAME_BYTES or len(attachment) > MAX_FRAME_BYTES:
+            raise FrameTooLarge(self._too_large(payload, attachment))
+        try:
+            self._send_parts(payload, attachment)
+        except zmq.Again:
+            # zmq looks for freed room once per millisecond only, unless it is asked.
+            if not self.is_writable():
+                self._refuse()
+            try:
+                self._send_parts(payload, attachment)
+            except zmq.Again:
+                self._refuse()
+        self._num_sent += 1
+
+    def is_writable(self) -> bool:
+        return bool(self._get(_EVENTS) & _POLLOUT)
+
+    def statistics(self) -> OutboxStatistics:
+        return OutboxStatistics(self._destination, self._num_sent, self._num_refused)
+
+    def close(self) -> None:
+        """What is on its way may still arrive, for as long as `LINGER_MS`."""
+        self._socket.close()
+
+    def _send_parts(self, payload: bytes, attachment: bytes) -> None:
+        # Only the first part can find the link full: zmq counts whole messages.
+        self._send_part(_HEADER.pack(self._num_sent + 1), _MORE_FOLLOWS)
+        if attachment:
+            self._send_part(payload, _MORE_FOLLOWS)
+            self._send_part(attachment, _DONTWAIT)
+        else:
+            self._send_part(payload, _DONTWAIT)
+
+    def _refuse(self) -> None:
+        self._num_refused += 1
+        raise ChannelFull(
+            f"{self._destination} does not read: the link to it is full (capacity "
+            f"{self._capacity} frames)"
+        ) from None
+
+    def _too_large(self, payload: bytes, attachment: bytes) -> str:
+        size = max(len(payload), len(attachment))
+        return f"a frame of {size} bytes to {self._destination} (the limit is {MAX_FRAME_BYTES})"
+
+
+class _Link:
+    """What an inbox knows about one sender."""
+
+    __slots__ = ("last_number", "sender")
+
+    def __init__(self, sender: str) -> None:
+        self.sender = sender
+        self.last_number = 0
+
+
+class Inbox:
+    """The receiving end of all links to one actor; frames of one link arrive in order."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        capacity: int = DEFAULT_CAPACITY,
+        sender_roles: Collection[str] = (*ROLES, SUPERVISOR),
+    ) -> None:
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.RCVHWM, capacity)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(address)
+        self._receive_part = partial(RawSocket.recv, self._socket)
+        self._get = _integer_options(self._socket)
+        self._sender_roles = frozenset(sender_roles)
+        self._links: dict[bytes, _Link] = {}
+        self._num_frames = 0
+        self._num_missing = 0
+        self._num_repeated = 0
+        self._num_malformed = 0
+        self._fileno: int = self._socket.fileno()
+        self._poller = select.poll()
+        self._poller.register(self._fileno, select.POLLIN)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_frames: Callable[[list[Frame]], None] | None = None
+        self._next_turn: asyncio.Handle | None = None
+
+    def drain(self, limit: int = MAX_FRAMES_PER_TURN) -> list[Frame]:
+        """At most `limit` frames that are here already; empty if there are none."""
+        frames: list[Frame] = []
+        for _ in range(limit):
+            try:
+                identity = self._receive_part(_DONTWAIT)
+            except zmq.Again:
+                # zmq has handled all its signals before it says so: the next frame makes the
+                # descriptor readable again.
+                return frames
+            frame = self._read_frame(identity)
+            if frame is not None:
+                frames.append(frame)
+        # More may be here, and the descriptor tells of newcomers only.
+        self._schedule_turn()
+        return frames
+
+    def fileno(self) -> int:
+        """Readable when something may have happened. Only `attach` and `poll` read it rightly."""
+        return self._fileno
+
+    def attach(
+        self, loop: asyncio.AbstractEventLoop, on_frames: Callable[[list[Frame]], None]
+    ) -> None:
+        """Call `on_frames` with what arrives, at most `MAX_FRAMES_PER_TURN` frames per turn of the
+        loop. `on_frames` must not raise; it may call `drain` for more."""
+        self._loop = loop
+        self._on_frames = on_frames
+        loop.add_reader(self._fileno, self._turn)
+        self._schedule_turn()
+
+    def detach(self) -> None:
+        if self._loop is None:
+            return
+        self._loop.remove_reader(self._fileno)
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+        self._loop = self._on_frames = self._next_turn = None
+
+    def poll(self, timeout_s: float) -> bool:
+        """Wait until `drain` has something to look at; for actors without a loop."""
+        deadline = time.monotonic() + timeout_s
+        while not self._get(_EVENTS) & _POLLIN:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                return False
+            self._poller.poll(remaining_s * 1000)
+        return True
+
+    def statistics(self) -> InboxStatistics:
+        return InboxStatistics(
+            num_frames=self._num_frames,
+            num_links=len(self._links),
+            num_missing=self._num_missing,
+            num_repeated=self._num_repeated,
+            num_malformed=self._num_malformed,
+        )
+
+    def close(self) -> None:
+        self.detach()
+        self._socket.close()
+
+    def _turn(self) -> None:
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        on_frames = self._on_frames
+        frames = self.drain()
+        if frames and on_frames is not None:
+            on_frames(frames)
+
+    def _schedule_turn(self) -> None:
+        if self._loop is not None and self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._turn)
+
+    def _read_frame(self, identity: bytes) -> Frame | None:
+        """The rest of a message whose first part is read; None if it was dropped."""
+        parts = []
+        while self._get(_RCVMORE):
+            parts.append(self._receive_part(_DONTWAIT))
+        if not 2 <= len(parts) <= 3 or len(parts[0]) != _HEADER.size:
+            self._num_malformed += 1
+            return None
+        link = self._links.get(identity) or self._new_link(identity)
+        if link is None:
+            self._num_malformed += 1
+            return None
+        (number,) = _HEADER.unpack(parts[0])
+        expected = link.last_number + 1
+        if number != expected:
+            if number < expected:
+                self._num_repeated += 1
+                return None
+            self._num_missing += number - expected
+        link.last_number = number
+        self._num_frames += 1
+        return Frame(link.sender, parts[1], parts[2] if len(parts) == 3 else b"")
+
+    def _new_link(self, identity: bytes) -> _Link | None:
+        """Links are few and last: a sender that is none of ours gets none."""
+        role, *numbers = identity.decode("ascii", "replace").split(".")
+        is_ours = role in self._sender_roles and len(numbers) == 2
+        if not is_ours or not all(map(str.isdecimal, numbers)) or len(self._links) >= MAX_LINKS:
+            return None
+        link = self._links[identity] = _Link(identity.decode("ascii"))
+        return link
