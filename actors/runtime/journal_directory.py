@@ -1,0 +1,159 @@
+"""Where journals lie, whose they are, and how much room they take together.
+
+`<journal-dir>/<run-id>/` holds the segments of one run and the file `lock`, on which the recorder
+of a live run holds a lock. Only finished runs are ever deleted for room, and a run's own segments.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+LOCK_NAME = "lock"
+_SEGMENT_NAME = re.compile(r"engine-(\d{1,9})-(\d{1,9})\.tkr")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
+
+
+class StoredSegment(NamedTuple):
+    """A segment file as its name tells."""
+
+    path: Path
+    epoch: int
+    number: int
+
+
+def default_journal_dir() -> Path:
+    """`$XDG_STATE_HOME/tokenreel/journal`, or `~/.local/state/tokenreel/journal`."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return base / "tokenreel" / "journal"
+
+
+def is_run_id(text: str) -> bool:
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def segment_name(epoch: int, number: int) -> str:
+    return f"engine-{epoch}-{number}.tkr"
+
+
+def segments_of(run_dir: Path) -> list[StoredSegment]:
+    """The run's segment files by number. A directory that cannot be read raises OSError."""
+    found = []
+    for entry in os.scandir(run_dir):
+        match = _SEGMENT_NAME.fullmatch(entry.name)
+        if match and entry.is_file(follow_symlinks=False):
+            found.append(StoredSegment(Path(entry.path), int(match[1]), int(match[2])))
+    return sorted(found, key=lambda segment: (segment.number, segment.epoch))
+
+
+def runs_in(journal_dir: Path) -> list[Path]:
+    """Directories in `journal_dir` that hold segments, the longest untouched first."""
+    aged = []
+    for entry in os.scandir(journal_dir):
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            times = [os.stat(segment.path).st_mtime_ns for segment in segments_of(Path(entry.path))]
+        except OSError:  # somebody else is deleting it, or it is not ours to read
+            continue
+        if times:
+            aged.append((max(times), entry.name))
+    return [journal_dir / name for _, name in sorted(aged)]
+
+
+def lock_run(run_dir: Path) -> int | None:
+    """Take the run's lock and return its descriptor; None if a live process holds it.
+
+    The lock goes when the descriptor is closed, or with the process.
+    """
+    descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_live(run_dir: Path) -> bool:
+    """Whether a recorder is writing this run. Creates nothing."""
+    try:
+        descriptor = os.open(run_dir / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def make_room(journal_dir: Path, own_run: Path, max_bytes: int) -> int:
+    """Delete until all journals together take at most `max_bytes`; returns the bytes that remain.
+
+    First finished runs, the longest untouched first, then the oldest segments of `own_run`. Other
+    live runs and the newest segment of `own_run` stay, even if that means to exceed the bound.
+    """
+    total = sum(size for run in runs_in(journal_dir) for _, size in _sizes(run))
+    for run in runs_in(journal_dir):
+        if total <= max_bytes:
+            return total
+        if run != own_run:
+            total -= _delete_finished(run)
+    for path, size in _sizes(own_run)[:-1]:
+        if total <= max_bytes:
+            break
+        total -= _delete(path, size)
+    return total
+
+
+def _sizes(run_dir: Path) -> list[tuple[Path, int]]:
+    return list(_iterate_sizes(run_dir))
+
+
+def _iterate_sizes(run_dir: Path) -> Iterator[tuple[Path, int]]:
+    try:
+        for segment in segments_of(run_dir):
+            yield segment.path, os.stat(segment.path).st_size
+    except OSError:  # deleted meanwhile by another recorder
+        return
+
+
+def _delete_finished(run_dir: Path) -> int:
+    """Delete the segments of a run that nobody writes, and its directory if nothing else is there;
+    returns the bytes that this freed."""
+    try:
+        lock = lock_run(run_dir)
+    except OSError:
+        return 0
+    if lock is None:
+        return 0
+    try:
+        freed = sum(_delete(path, size) for path, size in _sizes(run_dir))
+        (run_dir / LOCK_NAME).unlink(missing_ok=True)
+        run_dir.rmdir()
+    except OSError:  # the user keeps something of his own there
+        pass
+    finally:
+        os.close(lock)
+    return freed
+
+
+def _delete(path: Path, size: int) -> int:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return size
+    except OSError:
+        return 0
+    return size
