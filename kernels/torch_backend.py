@@ -1,15 +1,17 @@
 """Paged attention on a CPU, from PyTorch operations. It may not import triton.
 
-Each layer gathers the contexts of a group of sequences into a dense batch and runs PyTorch's fused
-attention on it. What to gather is planned once per step (`sequence_groups`).
+A layer gathers the contexts of one group of sequences at a time into a dense batch and runs
+PyTorch's fused attention on it. The groups are planned once per step (`sequence_groups`).
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tokenreel.kernels.backend import AttentionMetadata
-from tokenreel.kernels.sequence_groups import SequenceGroup, plan_groups
+from tokenreel.kernels.sequence_groups import Plan, SequenceGroup, plan_groups
 
 
 class TorchBackend:
@@ -18,6 +20,8 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self) -> None:
+        # What is gathered, group after group: fresh memory of this size would come from the
+        # system page by page, in every layer.
         self._workspace = torch.empty(0)
 
     def store_kv(
@@ -45,84 +49,104 @@ class TorchBackend:
         scale: float,
         sliding_window: int | None = None,
     ) -> Tensor:
-        block_size, num_kv_heads, head_dim = key_cache.shape[1:]
-        plan = plan_groups(
-            metadata,
-            block_size=block_size,
-            kv_bytes_per_token=2 * num_kv_heads * head_dim * key_cache.element_size(),
-            sliding_window=sliding_window,
-            dtype=query.dtype,
+        plan, batches = self._prepare(query, key_cache, metadata, sliding_window)
+        if plan.order is not None:
+            query = query.index_select(0, plan.order)
+        num_tokens, num_heads, head_dim = query.shape
+        num_kv_heads = key_cache.shape[2]
+        # A dimension for the KV heads, one for the query heads that share each of them.
+        query = query.view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        output = query.new_empty(query.shape)
+        key_rows = key_cache.view(-1, num_kv_heads * head_dim)
+        value_rows = value_cache.view(-1, num_kv_heads * head_dim)
+        for group, views in batches:
+            torch.index_select(key_rows, 0, group.slots, out=views.key_rows)
+            torch.index_select(value_rows, 0, group.slots, out=views.value_rows)
+            attended = scaled_dot_product_attention(
+                query[group.tokens].permute(views.permutation),
+                views.keys,
+                views.values,
+                attn_mask=group.mask,
+                is_causal=group.is_causal,
+                scale=scale,
+            )
+            output[group.tokens] = attended.permute(views.inverse)
+        output[plan.num_grouped_tokens :] = 0
+        if plan.inverse is not None:
+            output = output.index_select(0, plan.inverse)
+        return output.view(num_tokens, num_heads, head_dim)
+
+    def _prepare(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        metadata: AttentionMetadata,
+        sliding_window: int | None,
+    ) -> "_Prepared":
+        """The step's plan and each group's part of the workspace, made for the first layer."""
+        num_heads, cache_shape = query.shape[1], key_cache.shape[1:]
+        derived = (num_heads, cache_shape, query.dtype, sliding_window)
+        prepared: tuple[Plan, list[tuple[SequenceGroup, _Views]]] | None = metadata.derived.get(
+            derived
         )
-        # Both views separate the KV head from the query heads that share it.
-        grouped = (num_kv_heads, query.shape[1] // num_kv_heads, head_dim)
-        query = query.view(query.shape[0], *grouped)
-        output = query.new_empty(query.shape[0], *grouped)
-        for tokens in plan.padding:
-            output[tokens] = 0
-        for group in plan.groups:
-            keys, values = self._gather(key_cache, value_cache, group)
-            attend = _attend_one_token if group.query_len == 1 else _attend_many_tokens
-            if isinstance(group.tokens, slice):
-                output[group.tokens] = attend(query[group.tokens], keys, values, group, scale)
-            else:
-                gathered = query.index_select(0, group.tokens)
-                output.index_copy_(
-                    0, group.tokens, attend(gathered, keys, values, group, scale).contiguous()
-                )
-        return output.flatten(1, 2)
+        if prepared is None:
+            block_size, num_kv_heads, head_dim = cache_shape
+            plan = plan_groups(
+                metadata,
+                block_size=block_size,
+                kv_bytes_per_token=2 * num_kv_heads * head_dim * key_cache.element_size(),
+                sliding_window=sliding_window,
+                dtype=query.dtype,
+            )
+            views: dict[tuple[bool, int, int], _Views] = {}
+            batches = []
+            for group in plan.groups:
+                # Most groups of a step have the same shape, and views are not free.
+                key = (group.one_token_each, group.num_seqs, group.key_len)
+                if key not in views:
+                    views[key] = self._views(group, key_cache, num_heads // num_kv_heads)
+                batches.append((group, views[key]))
+            prepared = metadata.derived[derived] = plan, batches
+        return prepared
 
-    def _gather(
-        self, key_cache: Tensor, value_cache: Tensor, group: SequenceGroup
-    ) -> tuple[Tensor, Tensor]:
-        """The group's keys and values, each [num_seqs, key_len, num_kv_heads, head_dim].
-
-        They lie in a workspace that the next gather overwrites: fresh memory of this size would
-        come from the system, page by page, in every layer.
-        """
-        row_size = key_cache.shape[2] * key_cache.shape[3]
+    def _views(self, group: SequenceGroup, key_cache: Tensor, heads_per_kv_head: int) -> "_Views":
         num_rows = group.slots.numel()
-        size = num_rows * row_size
-        workspace = self._workspace
-        if workspace.numel() < 2 * size or workspace.dtype != key_cache.dtype:
-            workspace = self._workspace = key_cache.new_empty(2 * size)
-        shape = (group.num_seqs, group.key_len, *key_cache.shape[2:])
-        rows = []
-        for cache, start in ((key_cache, 0), (value_cache, size)):
-            out = workspace[start : start + size].view(num_rows, row_size)
-            torch.index_select(cache.view(-1, row_size), 0, group.slots, out=out)
-            rows.append(out.view(shape))
-        return rows[0], rows[1]
+        num_kv_heads, head_dim = key_cache.shape[2:]
+        size = num_rows * num_kv_heads * head_dim
+        if self._workspace.numel() < 2 * size or self._workspace.dtype != key_cache.dtype:
+            self._workspace = key_cache.new_empty(2 * size)
+        key_rows = self._workspace[:size].view(num_rows, num_kv_heads * head_dim)
+        value_rows = self._workspace[size : 2 * size].view(num_rows, num_kv_heads * head_dim)
+        if group.one_token_each:
+            shape = (group.num_seqs, group.key_len, num_kv_heads, head_dim)
+            keys = key_rows.view(shape).transpose(1, 2)
+            values = value_rows.view(shape).transpose(1, 2)
+            return _Views(key_rows, value_rows, keys, values, (0, 1, 2, 3), (0, 1, 2, 3))
+        shape = (group.key_len, num_kv_heads, 1, head_dim)
+        repeats = (-1, heads_per_kv_head, -1, -1)
+        keys = key_rows.view(shape).permute(1, 2, 0, 3).expand(repeats)
+        values = value_rows.view(shape).permute(1, 2, 0, 3).expand(repeats)
+        return _Views(key_rows, value_rows, keys, values, (1, 2, 0, 3), (2, 0, 1, 3))
 
 
-def _attend_one_token(
-    query: Tensor, keys: Tensor, values: Tensor, group: SequenceGroup, scale: float
-) -> Tensor:
-    """Decode: the heads that share a KV head stand where the tokens of a longer query would.
+class _Views(NamedTuple):
+    """The workspace as one group's gather writes it, and as attention reads it.
 
-    query [num_seqs, num_kv_heads, heads_per_kv_head, head_dim]; returns the same shape.
+    One token each: the sequences are the batch, and the query heads that share a KV head stand
+    where the tokens of a longer query would. One sequence: its KV heads are the batch, and the
+    query heads that share one read the same keys. Either way keys are never repeated.
     """
-    return scaled_dot_product_attention(
-        query, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask, scale=scale
-    )
+
+    key_rows: Tensor
+    """[num_seqs * key_len, num_kv_heads * head_dim]"""
+    value_rows: Tensor
+    keys: Tensor
+    """[num_seqs, num_kv_heads, key_len, head_dim] or
+    [num_kv_heads, heads_per_kv_head, key_len, head_dim]"""
+    values: Tensor
+    permutation: tuple[int, int, int, int]
+    """Takes a query [tokens, num_kv_heads, heads_per_kv_head, head_dim] to the order of `keys`."""
+    inverse: tuple[int, int, int, int]
 
 
-def _attend_many_tokens(
-    query: Tensor, keys: Tensor, values: Tensor, group: SequenceGroup, scale: float
-) -> Tensor:
-    """Prefill of one sequence: KV heads stand where a batch would, so that keys are not repeated.
-
-    query [query_len, num_kv_heads, heads_per_kv_head, head_dim]; returns the same shape.
-    """
-    heads_per_kv_head = query.shape[2]
-    # [1, key_len, num_kv_heads, head_dim] -> [num_kv_heads, heads_per_kv_head, key_len, head_dim]
-    keys = keys.permute(2, 0, 1, 3).expand(-1, heads_per_kv_head, -1, -1)
-    values = values.permute(2, 0, 1, 3).expand(-1, heads_per_kv_head, -1, -1)
-    output = scaled_dot_product_attention(
-        query.permute(1, 2, 0, 3),
-        keys,
-        values,
-        attn_mask=group.mask,
-        is_causal=group.is_causal,
-        scale=scale,
-    )
-    return output.permute(2, 0, 1, 3)
+_Prepared = tuple[Plan, list[tuple[SequenceGroup, _Views]]]
