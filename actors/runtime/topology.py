@@ -26,6 +26,10 @@ MAX_SOCKET_PATH_BYTES = 107
 """What a Unix socket's name may have on Linux."""
 
 
+class AddressTooLong(OSError):
+    """The temporary directory's name leaves no room for a socket's: one line for the user."""
+
+
 class Topology:
     """The run directory: private to one run, it holds options.json and the sockets."""
 
@@ -33,10 +37,10 @@ class Topology:
         self.run_dir = run_dir
 
     def address(self, role: str, rank: int = 0) -> str:
-        """Where the inbox of `role` is bound."""
+        """Where the inbox of `role` is bound. Raises `AddressTooLong`."""
         path = str(self.run_dir / f"{role}.{rank}")
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-            raise ValueError(
+            raise AddressTooLong(
                 f"{path} is too long for a socket (at most {MAX_SOCKET_PATH_BYTES} bytes): "
                 "set TMPDIR to a shorter directory"
             )

@@ -1,0 +1,411 @@
+"""The flags of `engine-up`: names, ranges, help, and how they become `EngineOptions`."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+from tokenreel.actors.runtime.child import API_KEY_VARIABLE
+from tokenreel.actors.runtime.recorder import MIN_JOURNAL_BYTES
+from tokenreel.actors.runtime.supervisor import DEFAULT_START_TIMEOUT_S
+from tokenreel.messages.options import EngineOptions
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+DEMO_MODEL_NAME = "tokenreel-demo"
+USAGE_EXIT_CODE = 2
+MAX_PIPELINE_DEPTH = 3
+MAX_BLOCK_SIZE = 1024
+MAX_SEED = (1 << 64) - 1
+MAX_NUM_SEQS = 8192
+MAX_BATCHED_TOKENS = 1 << 20
+MAX_QUEUED_REQS = 1 << 20
+MAX_BODY_BYTES = 48 << 20
+"""What fits one frame between actors, with room for the rest of the request."""
+MAX_SECONDS = 86400
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_SIZE_EXPONENTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+DESCRIPTION = """\
+Serve a language model over an OpenAI-compatible HTTP API, and keep a journal of every event that
+shaped the scheduling, which engine-replay re-executes. Without MODEL a small demo model runs.
+
+Ctrl-C or SIGTERM lets running requests finish (--drain-timeout), once more stops at once.
+"""
+
+EPILOG = """\
+exit codes: 0 stopped as asked, 1 an actor failed or could not start, 2 a flag or the model
+directory is wrong, 128+N stopped at once by a second signal N.
+"""
+
+
+class UpParser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of forty flags would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"engine-up: {message} (engine-up --help lists the flags)", file=sys.stderr)
+        raise SystemExit(USAGE_EXIT_CODE)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' lines, and adds the default where there is one to tell."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            # Some versions of Python have appended the default themselves, as a Python value.
+            return (action.help or "").partition(" (default: %")[0]
+        has_default = action.option_strings and action.default not in (
+            None,
+            False,
+            argparse.SUPPRESS,
+        )
+        return f"{action.help} (default: %(default)s)" if has_default else action.help or ""
+
+
+def default_journal_dir() -> Path:
+    """Where a user's programs keep what outlives a run (XDG base directory specification)."""
+    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state_home) / "tokenreel" / "journals"
+
+
+def make_parser() -> UpParser:
+    parser = UpParser(
+        prog="engine-up",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        usage="engine-up [MODEL] [FLAG ...]",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="Hugging Face model directory: config.json, tokenizer.json, *.safetensors",
+    )
+    _add_model_flags(parser)
+    _add_http_flags(parser)
+    _add_scheduling_flags(parser)
+    _add_memory_flags(parser)
+    _add_journal_flags(parser)
+    _add_lifetime_flags(parser)
+    return parser
+
+
+def options_from(arguments: argparse.Namespace) -> EngineOptions:
+    """Every flag in its field; paths made absolute. Looks at no file."""
+    model = Path(arguments.model) if arguments.model is not None else DEMO_MODEL
+    default_name = model.resolve().name if arguments.model is not None else DEMO_MODEL_NAME
+    journal_dir = None if arguments.no_journal else arguments.journal_dir.absolute()
+    template = arguments.chat_template
+    return EngineOptions(
+        model=str(model.absolute()),
+        served_model_name=arguments.served_model_name or default_name,
+        host=arguments.host,
+        port=arguments.port,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        load_format=arguments.load_format,
+        chat_template=None if template is None else str(template.absolute()),
+        api_key=arguments.api_key or os.environ.get(API_KEY_VARIABLE) or None,
+        seed=arguments.seed,
+        max_model_len=arguments.max_model_len,
+        max_num_seqs=arguments.max_num_seqs,
+        max_num_batched_tokens=arguments.max_num_batched_tokens,
+        max_num_queued_reqs=arguments.max_num_queued_reqs,
+        block_size=arguments.block_size,
+        kv_cache_memory_bytes=arguments.kv_cache_memory_bytes,
+        num_gpu_blocks_override=arguments.num_gpu_blocks_override,
+        gpu_memory_utilization=arguments.gpu_memory_utilization,
+        enable_prefix_caching=arguments.enable_prefix_caching,
+        scheduling_policy=arguments.scheduling_policy,
+        pipeline_depth=arguments.pipeline_depth,
+        journal_dir=None if journal_dir is None else str(journal_dir),
+        journal_sync=arguments.journal_sync,
+        journal_max_bytes=arguments.journal_max_bytes,
+        on_journal_error=arguments.on_journal_error,
+        drain_timeout_s=arguments.drain_timeout,
+        max_body_bytes=arguments.max_body_bytes,
+        stub_worker=arguments.stub_worker,
+    )
+
+
+def _add_model_flags(parser: UpParser) -> None:
+    add = parser.add_argument_group(
+        "model", "example: engine-up ~/models/Qwen3-0.6B --dtype bfloat16 --max-model-len 8192"
+    ).add_argument
+    add(
+        "--served-model-name",
+        metavar="NAME",
+        help="the model's name in the API; by default the directory's own, "
+        f"{DEMO_MODEL_NAME} for the demo model",
+    )
+    add(
+        "--dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="of weights and KV cache; auto: the model's own on a GPU, float32 on a CPU",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: cuda if there is one",
+    )
+    add(
+        "--load-format",
+        choices=("auto", "dummy"),
+        default="auto",
+        help="dummy: random weights, no weight files needed",
+    )
+    add(
+        "--max-model-len",
+        type=_integer(1),
+        metavar="TOKENS",
+        help="prompt and output of one sequence together; by default what the model was made "
+        "for, lowered to what the KV cache holds",
+    )
+    add(
+        "--chat-template",
+        type=Path,
+        metavar="FILE",
+        help="a Jinja file to use instead of the model's own",
+    )
+    add(
+        "--seed",
+        type=_integer(0, MAX_SEED),
+        default=0,
+        metavar="N",
+        help="of the seeds drawn for requests that bring none, and of dummy weights",
+    )
+    add(
+        "--stub-worker",
+        action="store_true",
+        help="no model and no torch: tokens count upwards; to measure everything around the model",
+    )
+
+
+def _add_http_flags(parser: UpParser) -> None:
+    add = parser.add_argument_group(
+        "http", f"example: {API_KEY_VARIABLE}=secret engine-up --host 0.0.0.0 --port 8080"
+    ).add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every network")
+    add(
+        "--port",
+        type=_integer(0, 65535),
+        default=8000,
+        help="0: any free one; the address is printed",
+    )
+    add(
+        "--api-key",
+        metavar="KEY",
+        help="clients must send it as a bearer token; safer in the environment variable "
+        f"{API_KEY_VARIABLE}, because other users can list the arguments of processes",
+    )
+    add(
+        "--max-body-bytes",
+        type=_size(1024, MAX_BODY_BYTES),
+        default="8M",
+        metavar="SIZE",
+        help="of one HTTP request",
+    )
+
+
+def _add_scheduling_flags(parser: UpParser) -> None:
+    add = parser.add_argument_group(
+        "scheduling", "example: engine-up --max-num-seqs 64 --scheduling-policy priority"
+    ).add_argument
+    add(
+        "--max-num-seqs",
+        type=_integer(1, MAX_NUM_SEQS),
+        default=256,
+        metavar="N",
+        help="sequences running at once",
+    )
+    add(
+        "--max-num-batched-tokens",
+        type=_integer(1, MAX_BATCHED_TOKENS),
+        default=2048,
+        metavar="TOKENS",
+        help="computed in one step, prompts and outputs together; longer prompts take several",
+    )
+    add(
+        "--max-num-queued-reqs",
+        type=_integer(0, MAX_QUEUED_REQS),
+        default=1024,
+        metavar="N",
+        help="requests taken in beyond those that can run; more get 429 with Retry-After",
+    )
+    add(
+        "--scheduling-policy",
+        choices=("fcfs", "priority"),
+        default="fcfs",
+        help="fcfs: first come, first served; priority: by the request's priority first, "
+        "the lowest number before others",
+    )
+    add(
+        "--pipeline-depth",
+        type=_integer(1, MAX_PIPELINE_DEPTH),
+        default=2,
+        metavar="STEPS",
+        help="steps decided before the first of them has come back, 1 to 3",
+    )
+
+
+def _add_memory_flags(parser: UpParser) -> None:
+    add = parser.add_argument_group(
+        "KV cache", "example: engine-up --kv-cache-memory-bytes 2G --block-size 32"
+    ).add_argument
+    add(
+        "--kv-cache-memory-bytes",
+        type=_size(1),
+        metavar="SIZE",
+        help="K, M, G or T may follow, powers of 1024; by default a share of what is free",
+    )
+    add(
+        "--num-gpu-blocks-override",
+        type=_integer(1),
+        metavar="BLOCKS",
+        help="so many blocks, whatever the memory, on a CPU too; for tests",
+    )
+    add(
+        "--gpu-memory-utilization",
+        type=_fraction,
+        default=0.9,
+        metavar="SHARE",
+        help="of the GPU's memory, weights and KV cache together, above 0 up to 1",
+    )
+    add(
+        "--block-size",
+        type=_block_size,
+        default=16,
+        metavar="TOKENS",
+        help=f"in one KV block: a power of two up to {MAX_BLOCK_SIZE}",
+    )
+    add(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="use the KV of an earlier request that began with the same tokens (default: on)",
+    )
+
+
+def _add_journal_flags(parser: UpParser) -> None:
+    add = parser.add_argument_group(
+        "journal", "example: engine-up --journal-dir ./journals --journal-max-bytes 4G"
+    ).add_argument
+    add(
+        "--journal-dir",
+        type=Path,
+        default=default_journal_dir(),
+        metavar="DIR",
+        help="each run gets a directory in it",
+    )
+    add("--no-journal", action="store_true", help="record nothing; the run cannot be replayed")
+    add(
+        "--journal-max-bytes",
+        type=_size(MIN_JOURNAL_BYTES),
+        default="1G",
+        metavar="SIZE",
+        help="of all journals in the directory; the oldest finished ones go first",
+    )
+    add(
+        "--journal-sync",
+        choices=("none", "interval", "step"),
+        default="interval",
+        help="when the disk must have it. A killed process loses nothing in any case; a power "
+        "cut may cost what the kernel holds (none), 100 ms (interval), or nothing (step)",
+    )
+    add(
+        "--on-journal-error",
+        choices=("stop", "gap"),
+        default="stop",
+        help="a full disk, say. stop: end the engine; gap: go on, with a hole in the journal",
+    )
+
+
+def _add_lifetime_flags(parser: UpParser) -> None:
+    add = parser.add_argument_group(
+        "lifetime", "example: engine-up ~/models/Llama-3.1-8B --start-timeout 1800"
+    ).add_argument
+    add(
+        "--start-timeout",
+        type=_seconds,
+        default=f"{DEFAULT_START_TIMEOUT_S:g}",
+        metavar="SECONDS",
+        help="to load the model, or give up",
+    )
+    add(
+        "--drain-timeout",
+        type=_seconds,
+        default="30",
+        metavar="SECONDS",
+        help="that running requests have to finish once asked to stop; later ones are cut short",
+    )
+    add("--version", action="version", version=f"tokenreel {version('tokenreel')}")
+
+
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        return _within(value, minimum, maximum)
+
+    return parse
+
+
+def _size(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 512M or 2.5G")
+        number, unit = match.groups()
+        value = int(float(number) * (1 << _SIZE_EXPONENTS[unit.upper()]))
+        return _within(value, minimum, maximum)
+
+    return parse
+
+
+def _within(value: int, minimum: int, maximum: int | None) -> int:
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"{value} is too small (at least {minimum})")
+    if maximum is not None and value > maximum:
+        raise argparse.ArgumentTypeError(f"{value} is too large (at most {maximum})")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_SECONDS} seconds")
+    return value
+
+
+def _block_size(text: str) -> int:
+    value = _integer(1, MAX_BLOCK_SIZE)(text)
+    if value & (value - 1):
+        raise argparse.ArgumentTypeError(f"{value} is not a power of two")
+    return value
