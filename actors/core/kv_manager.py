@@ -11,6 +11,7 @@ from tokenreel.actors.core.prefix_cache import PrefixCache
 from tokenreel.actors.core.sequence import Sequence
 from tokenreel.messages.block_hash import chain_link
 from tokenreel.messages.ids import BlockId, StepId
+from tokenreel.messages.sampling import MASK_64
 
 
 class KvManager:
@@ -118,7 +119,7 @@ class KvManager:
     def _append(self, sequence: Sequence, block: BlockId) -> None:
         term = table_term(sequence, len(sequence.block_table), block)
         sequence.block_table.append(block)
-        sequence.table_term += term
+        sequence.table_term = (sequence.table_term + term) & MASK_64
         self._digest.add(BLOCK_TABLES, term)
 
 

@@ -50,7 +50,7 @@ class CheckingWorker:
         self._block_size = block_size
         self._vocab_size = vocab_size
         self._rows: list[RowState | None] = [None] * max_num_seqs
-        self._stops = stops or {}
+        self._stops = {} if stops is None else stops  # a test may add to it later
         self.last_step_id = 0
         self.num_tokens = 0
 
