@@ -229,6 +229,13 @@ def split_snapshot(snapshot: bytes) -> list[bytes]:
     ]
 
 
+def num_snapshot_parts(payload: bytes) -> int:
+    """How many SNAPSHOT payloads make the snapshot that this is a part of; 0 if it is none."""
+    if len(payload) < _SNAPSHOT_PART.size:
+        return 0
+    return int(_SNAPSHOT_PART.unpack_from(payload)[1])
+
+
 def join_snapshot(payloads: Sequence[bytes]) -> bytes | None:
     """The snapshot of these SNAPSHOT payloads; None if they are not all of its parts, in order."""
     for index, payload in enumerate(payloads):

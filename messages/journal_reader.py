@@ -52,6 +52,7 @@ class SegmentReader:
         self.next_seq = self.header.first_seq
         self.num_records = 0
         self.last_t_ns = self.header.monotonic_ns
+        self.last_type = -1
         self.torn: TornTail | None = None
 
     def __iter__(self) -> Iterator[Record]:
@@ -70,12 +71,14 @@ class SegmentReader:
             if record.flags & LAST_OF_WRITE:
                 self.committed_length, self.last_crc, self.next_seq = offset, crc, seq
                 self.num_records += len(batch)
-                self.last_t_ns = record.t_ns
+                self.last_t_ns, self.last_type = record.t_ns, record.type
                 yield from batch
                 batch = []
         if offset < len(data):
             self._require_nothing_behind(offset, seq)
-        if self.committed_length < len(data):
+        if self.num_records == 0:
+            self.torn = TornTail(0, len(data))
+        elif self.committed_length < len(data):
             self.torn = TornTail(self.committed_length, len(data) - self.committed_length)
 
     def _require_nothing_behind(self, offset: int, expected_seq: int) -> None:
@@ -107,6 +110,7 @@ class SegmentSummary(NamedTuple):
     next_seq: int
     num_records: int
     last_t_ns: int
+    last_type: int
     torn: TornTail | None
 
 
@@ -117,7 +121,7 @@ def check_segment(data: bytes, name: str) -> SegmentSummary:
     for record in reader:
         if first_type is None:
             first_type = record.type
-    if first_type != META and reader.torn is None:
+    if first_type not in (META, None):
         raise JournalDamaged(name, HEADER_BYTES, "the first record is not META")
     return SegmentSummary(
         name,
@@ -127,6 +131,7 @@ def check_segment(data: bytes, name: str) -> SegmentSummary:
         reader.next_seq,
         reader.num_records,
         reader.last_t_ns,
+        reader.last_type,
         reader.torn,
     )
 
