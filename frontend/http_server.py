@@ -1,0 +1,186 @@
+"""uvicorn, as this project runs it: inside an actor's loop, with bounds on what clients may hold.
+
+uvicorn itself bounds neither a request's head, nor the number of idle connections, nor the time
+that a client may take; and once a client has sent a second request ahead of time, the application
+does not learn that it left. Here these hold.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+
+from starlette.types import ASGIApp
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from tokenreel.frontend.errors import ApiError
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_WAITING_BYTES = 64 << 10
+"""Of requests that a client sends before the one ahead of them is answered."""
+MAX_DISCARDED_BYTES = 64 << 20
+"""Of a body that nobody reads, because its request has been answered."""
+STALL_TIMEOUT_S = 60
+"""A connection is cut when nothing moved on it for so long while it was the client's turn."""
+KEEP_ALIVE_S = 60
+STOP_TIMEOUT_S = 2
+"""For what is still being written when the server stops."""
+_TICKS_PER_S = 10
+
+
+class HttpServer(Server):
+    """Serves `app` on a bound socket; `on_started` is called when it listens. To stop, set
+    `should_exit`. Signals are left to the actor."""
+
+    def __init__(
+        self, app: ASGIApp, max_connections: int, on_started: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(_Config(app, max_connections))
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % (STALL_TIMEOUT_S * _TICKS_PER_S) == 0:
+            self.cut_stalled_connections()
+        return await super().on_tick(counter)
+
+    def cut_stalled_connections(self) -> None:
+        """Cut those on which nothing has moved since this was called last."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.cut_if_stalled()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Config(Config):
+    def __init__(self, app: ASGIApp, max_connections: int) -> None:
+        super().__init__(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        )
+        self.max_connections = max_connections
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, within bounds."""
+
+    config: _Config
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        self._cycles: list[RequestResponseCycle] = []
+        self._is_in_head = False
+        self._num_head_bytes = 0
+        self._num_waiting_bytes = 0
+        self._num_discarded_bytes = 0
+        self._num_received = 0
+        self._num_answered = 0
+        self._last_progress: tuple[int, ...] = ()
+        limit = self.config.max_connections
+        if len(self.connections) > limit:
+            message = f"more than {limit} connections are open"
+            self._refuse(ApiError(503, message, code="too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # uvicorn tells the newest request only; the one being answered may be an older one.
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._cycles.clear()
+
+    def data_received(self, data: bytes) -> None:
+        self._num_received += 1
+        super().data_received(data)
+        if not self.transport.is_closing():
+            self._check_bounds(len(data))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head = True
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._is_in_head = False
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles.append(self.cycle)
+
+    def on_response_complete(self) -> None:
+        self._num_answered += 1
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(ApiError(400, msg, code="invalid_http"))
+
+    def cut_if_stalled(self) -> None:
+        buffered = self.transport.get_write_buffer_size()
+        progress = (self._num_received, self._num_answered, buffered)
+        if progress == self._last_progress and self._is_clients_turn():
+            self.transport.abort()
+        self._last_progress = progress
+
+    def _is_clients_turn(self) -> bool:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return True
+        return self.flow.write_paused
+
+    def _check_bounds(self, num_bytes: int) -> None:
+        if not self._is_in_head:
+            self._num_head_bytes = 0
+        else:
+            self._num_head_bytes += num_bytes
+            if self._num_head_bytes > MAX_HEAD_BYTES:
+                message = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
+                self._refuse(ApiError(431, message, code="head_too_large"))
+                return
+        if not self.pipeline:
+            self._num_waiting_bytes = 0
+        else:
+            self._num_waiting_bytes += num_bytes
+            if self._num_waiting_bytes > MAX_WAITING_BYTES:
+                self.transport.abort()
+                return
+            # uvicorn stops reading here, but then nobody would notice that the client left.
+            self.flow.resume_reading()
+        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body:
+            self._num_discarded_bytes += num_bytes
+            if self._num_discarded_bytes > MAX_DISCARDED_BYTES:
+                self.transport.abort()
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer without the application, and close."""
+        if any(not cycle.response_complete for cycle in self._cycles):
+            # Another answer is being written: nothing may be put into it.
+            self.transport.abort()
+            return
+        headers = error.headers | {
+            "content-type": "application/json",
+            "content-length": str(len(error.body)),
+            "connection": "close",
+        }
+        lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + error.body)
+        self.transport.close()

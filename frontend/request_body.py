@@ -1,0 +1,44 @@
+"""Reading a request's body, no further than its limit."""
+
+import asyncio
+
+from starlette.types import Receive, Scope
+
+from tokenreel.frontend.errors import ApiError
+
+BODY_TIMEOUT_S = 60.0
+"""From the end of the head to the end of the body."""
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | None:
+    """The whole body; None if the client left before its end. Raises `ApiError` 413 as soon as it
+    is known to be too large, and 408 if it takes too long."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > max_bytes:
+            raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_parts(receive, max_bytes)
+    except TimeoutError:
+        message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+        raise ApiError(
+            408, message, code="request_timeout", headers={"connection": "close"}
+        ) from None
+
+
+async def _read_parts(receive: Receive, max_bytes: int) -> bytes | None:
+    parts = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts += message.get("body", b"")
+        if len(parts) > max_bytes:
+            raise _too_large(max_bytes)
+        if not message.get("more_body", False):
+            return bytes(parts)
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    message = f"the body is larger than {max_bytes} bytes"
+    return ApiError(413, message, code="body_too_large")

@@ -1,0 +1,37 @@
+"""Streamed answers: server-sent events, written straight to the server as they come."""
+
+from starlette.types import Send
+
+from tokenreel.frontend.answer import Answer
+from tokenreel.frontend.engine_call import CallerGone, EngineCall, EngineError
+from tokenreel.frontend.errors import to_api_error
+
+_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+    ],
+}
+
+
+async def stream_answer(call: EngineCall, answer: Answer, num_choices: int, send: Send) -> None:
+    """Answer an admitted call. What has come meanwhile goes out in one piece. A failure from here
+    on is told in band, without the closing [DONE]: the status has been sent."""
+    await send(_START)
+    opening = answer.opening(num_choices)
+    if opening:
+        await send({"type": "http.response.body", "body": opening, "more_body": True})
+    try:
+        while chunks := await call.next_chunks():
+            events = b"".join([answer.event(choice, chunk) for choice, chunk in chunks])
+            if events:
+                await send({"type": "http.response.body", "body": events, "more_body": True})
+        last = answer.closing(call)
+    except CallerGone:
+        raise
+    except EngineError as error:
+        last = b"data: %b\n\n" % to_api_error(error).body
+    await send({"type": "http.response.body", "body": last, "more_body": False})
