@@ -96,5 +96,5 @@ def choose_backend(device: torch.device) -> Backend:
     if device.type == "cuda":
         from tokenreel.kernels.triton_backend import TritonBackend
 
-        return TritonBackend(device)
+        return TritonBackend(torch.cuda.get_device_properties(device).multi_processor_count)
     raise ValueError(f"no attention backend for device {device}; use cpu or cuda")
