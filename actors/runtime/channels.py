@@ -190,12 +190,11 @@ class Inbox:
         frames: list[Frame] = []
         for _ in range(limit):
             try:
-                identity = self._receive_part(_DONTWAIT)
+                frame = self._read_frame()
             except zmq.Again:
                 # zmq has handled all its signals before it says so: the next frame makes the
                 # descriptor readable again.
                 return frames
-            frame = self._read_frame(identity)
             if frame is not None:
                 frames.append(frame)
         # More may be here, and the descriptor tells of newcomers only.
@@ -260,8 +259,9 @@ class Inbox:
         if self._loop is not None and self._next_turn is None:
             self._next_turn = self._loop.call_soon(self._turn)
 
-    def _read_frame(self, identity: bytes) -> Frame | None:
-        """The frame after its sender's name; None if it was dropped."""
+    def _read_frame(self) -> Frame | None:
+        """None if it was dropped. Raises `zmq.Again` if there is none."""
+        identity = self._receive_part(_DONTWAIT)  # zmq puts the sender's name in front.
         link = self._links.get(identity) or self._new_link(identity)
         if link is None:
             self._drop_message()
