@@ -99,9 +99,10 @@ def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:
         ("configuration", configuration),
         (
             "replayed",
-            f"{totals.num_events:,} events, {totals.num_effects:,} effects, "
-            f"{totals.num_steps:,} steps, {totals.num_tokens:,} tokens "
-            f"of {totals.num_records:,} records in {totals.num_segments:,} segments",
+            f"{_count(totals.num_events, 'event')}, {_count(totals.num_effects, 'effect')}, "
+            f"{_count(totals.num_steps, 'step')}, {_count(totals.num_tokens, 'token')} "
+            f"of {_count(totals.num_records, 'record')} "
+            f"in {_count(totals.num_segments, 'segment')}",
         ),
         ("time", f"{span_s:,.3f} s recorded, {duration_s:,.3f} s replayed{speed}"),
     ]
@@ -113,8 +114,8 @@ def _notes(journal: Journal, verdict: Verdict) -> list[str]:
     totals = verdict.totals
     if totals.num_gaps:
         notes.append(
-            f"{totals.num_gaps} gaps: {totals.num_records_lost:,} records were never written; "
-            "each gap is followed by a snapshot, from which the replay went on"
+            f"{_count(totals.num_gaps, 'gap')}: {_count(totals.num_records_lost, 'record')} never "
+            "written; a snapshot follows each gap, and the replay went on from there"
         )
     known = set(verdict.configuration.__struct_fields__)
     unknown = [name for name in verdict.meta.configuration if name not in known]
@@ -125,6 +126,10 @@ def _notes(journal: Journal, verdict: Verdict) -> list[str]:
 
 def _row(name: str, text: str) -> str:
     return f"  {name:<14} {text}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _plain(value: Any) -> str:

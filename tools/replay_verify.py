@@ -371,6 +371,7 @@ class _Replay:
         components: tuple[str, ...] = (),
     ) -> NoReturn:
         path = difference.path
+        dot = "." if path and not path.startswith("[") else ""
         raise _Diverged(
             Divergence(
                 seq=record.seq if record else 0,
@@ -379,7 +380,7 @@ class _Replay:
                 step=self._step,
                 last_step_agreed=self._last_step_agreed,
                 cause=_shown(self._message),
-                path=f"{subject}.{path}" if path else subject,
+                path=f"{subject}{dot}{path}",
                 recorded=_shown(difference.recorded),
                 replayed=_shown(difference.replayed),
                 components=components,

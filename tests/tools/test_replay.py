@@ -1,0 +1,256 @@
+"""`engine-replay verify` on runs of the real core, in a process of its own, on any input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokenreel.actors.core.config import LOGIC_VERSION, CoreConfig
+from tokenreel.actors.core.engine import Engine
+from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest
+from tokenreel.actors.runtime.code_identity import describe_run
+from tokenreel.actors.runtime.recorder import Recorder
+from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
+from tokenreel.messages.journal import EFFECT, INPUT
+from tokenreel.messages.steps import SampledTokens, StepCompleted, StepScheduled
+from tokenreel.tools.replay import (
+    EXIT_DAMAGED,
+    EXIT_EQUAL,
+    EXIT_MISSING,
+    EXIT_USAGE,
+    main,
+)
+
+CONFIG = CoreConfig(
+    num_blocks=16,
+    block_size=4,
+    max_model_len=64,
+    max_num_seqs=6,
+    max_num_batched_tokens=24,
+    max_in_flight=64,
+    vocab_size=100,
+)
+REQUESTS = tuple(
+    ScenarioRequest(
+        num_prompt_tokens=5 + 3 * (number % 7),
+        max_tokens=10 + number % 25,
+        arrival=number // 2,
+        n=2 if number % 5 == 0 else 1,
+        prefix_group=number % 3,
+        num_shared_tokens=9,
+        abort_turn=number if number % 8 == 3 else None,
+        stop_after=3 if number % 6 == 1 else None,
+    )
+    for number in range(40)
+)
+
+
+class CountingWorker:
+    def complete(self, step: StepScheduled) -> StepCompleted:
+        outputs = [
+            SampledTokens(share.seq_id, [(share.seq_id * 31 + share.start) % 100])
+            for share in step.scheduled
+            if share.num_logits
+        ]
+        return StepCompleted(step.step_id, outputs, step.step_id, step.step_id + 1)
+
+
+def capture(directory: Path, events_per_segment: int = 10**9) -> Path:
+    """A run with concurrency, preemption, prefix hits, aborts and stop strings."""
+    meta = describe_run(CONFIG, LOGIC_VERSION)
+    recorder = Recorder.create(directory, meta, sync="none")
+    num_events = 0
+
+    def record(engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
+        nonlocal num_events
+        num_events += 1
+        recorder.append(tag_of(event), INPUT, encode(event), 1000 * num_events)
+        for effect in effects:
+            recorder.append(tag_of(effect), EFFECT, encode(effect), 1000 * num_events)
+        recorder.commit()
+        if num_events % events_per_segment == 0:
+            recorder.rotate(engine.snapshot())
+
+    player = Player(Scenario(config=CONFIG, requests=REQUESTS), CountingWorker(), record)
+    assert player.play().num_preemptions > 0
+    recorder.close()
+    return recorder.run_dir
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return capture(tmp_path_factory.mktemp("journals"))
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return capture(tmp_path_factory.mktemp("journals"), events_per_segment=40)
+
+
+def test_the_real_core_replays_without_a_difference(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "--json", str(run)]) == EXIT_EQUAL
+    report = json.loads(capsys.readouterr().out)
+    assert report["outcome"] == "equal" and report["has_ended"]
+    assert report["source_hash"]["recorded"] == report["source_hash"]["running"]
+    assert report["configuration"]["num_blocks"] == 16
+    assert report["totals"]["num_steps"] > 40
+
+
+def test_every_snapshot_is_what_the_replay_has_arrived_at_and_a_place_to_start(
+    segmented: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(segmented)]) == EXIT_EQUAL
+    segments = sorted(segmented.glob("*.tkr"), key=lambda path: int(path.stem.split("-")[2]))
+    assert len(segments) > 3
+    for segment in segments:
+        assert main(["verify", str(segment)]) == EXIT_EQUAL, segment.name
+    capsys.readouterr()
+
+
+VERIFY_AND_TELL = """
+import json, sys
+from tokenreel.tools.replay import main
+code = main(["verify", sys.argv[1]])
+print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
+def test_it_runs_without_torch_and_sockets_under_any_hash_seed(run: Path, hash_seed: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-P", "-c", VERIFY_AND_TELL, str(run)],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    told = json.loads(finished.stdout.splitlines()[-1])
+    assert told["code"] == EXIT_EQUAL
+    strangers = {"torch", "transformers", "zmq", "numpy", "uvloop", "tokenizers", "starlette"}
+    assert not strangers & {name.split(".")[0] for name in told["modules"]}
+
+
+def test_the_module_is_a_command(run: Path) -> None:
+    command = [sys.executable, "-P", "-m", "tokenreel.tools.replay", "verify", str(run)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == EXIT_EQUAL
+    assert finished.stdout.startswith("equal: every effect and every step's digest")
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["verify"], ["dance"], ["verify", "a", "b"]])
+def test_wrong_usage_is_told_in_two_lines(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == EXIT_USAGE
+    assert capsys.readouterr().err.startswith("usage: engine-replay")
+
+
+def test_what_is_no_journal_is_told_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    expected = {
+        tmp_path / "nowhere": "No such file or directory",
+        tmp_path: "holds no journal segments",
+        tmp_path / "pipe": "is no regular file",
+        Path("/dev/zero"): "is no regular file",
+        run.parent: f"name one, such as the latest: {run}",
+    }
+    for path, line in expected.items():
+        assert main(["verify", str(path)]) == EXIT_MISSING
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert line in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_file_longer_than_any_segment_is_refused_unread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huge = tmp_path / "engine-1-0.tkr"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)
+    assert main(["verify", str(huge)]) == EXIT_DAMAGED
+    assert "longer than 1073741824 bytes" in capsys.readouterr().err
+
+
+def test_segments_that_are_missing_or_foreign_are_refused(
+    run: Path, segmented: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("engine-1-0.tkr", "engine-1-2.tkr"):
+        (tmp_path / name).write_bytes((segmented / name).read_bytes())
+    assert main(["verify", str(tmp_path)]) == EXIT_DAMAGED
+    assert "segment 1 of the run is missing" in capsys.readouterr().err
+    (tmp_path / "engine-1-1.tkr").write_bytes((run / "engine-1-0.tkr").read_bytes())
+    assert main(["verify", str(tmp_path)]) == EXIT_DAMAGED
+    assert f"belongs to run {run.name}, not to run {segmented.name}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_still_written_is_verified_as_far_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = Recorder.create(tmp_path, describe_run(CONFIG, LOGIC_VERSION), sync="none")
+    assert main(["verify", str(recorder.run_dir)]) == EXIT_EQUAL
+    assert "the run is still going on" in capsys.readouterr().out
+    recorder.close()
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.sampled_from(["engine-1-0.tkr", "engine-1-1.tkr", "last"]),
+    st.sampled_from(["flip", "cut", "zero", "append", "replace", "remove"]),
+    st.integers(0, 2**30),
+    st.binary(min_size=1, max_size=200),
+)
+def test_damage_to_a_file_never_ends_in_a_traceback_or_a_wrong_answer(
+    segmented: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    kind: str,
+    position: int,
+    garbage: bytes,
+) -> None:
+    names = sorted(path.name for path in segmented.glob("*.tkr"))
+    names.sort(key=lambda name: int(name.split("-")[2][:-4]))
+    for each in names:
+        (tmp_path / each).write_bytes((segmented / each).read_bytes())
+    path = tmp_path / (names[-1] if name == "last" else name)
+    data = path.read_bytes()
+    at = position % len(data)
+    match kind:
+        case "flip":
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1 << position % 8]) + data[at + 1 :])
+        case "cut":
+            path.write_bytes(data[:at])
+        case "zero":
+            path.write_bytes(data[:at] + bytes(len(data) - at))
+        case "append":
+            path.write_bytes(data + garbage)
+        case "replace":
+            path.write_bytes(garbage)
+        case _:
+            path.unlink()
+    exit_code = main(["verify", str(tmp_path)])
+    captured = capsys.readouterr()
+    if exit_code == EXIT_DAMAGED:
+        assert captured.err.startswith("engine-replay: damaged journal: engine-1-")
+        assert ", offset " in captured.err and captured.err.count("\n") == 1
+    else:  # a torn tail at the end, or a first segment that might have been dropped for room
+        assert exit_code == EXIT_EQUAL
+        assert "note" in captured.out
