@@ -42,6 +42,7 @@ def parse(*arguments: str) -> EngineOptions:
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a mistake gets; the exit code is 2."""
+    exit_code: object
     try:
         exit_code = main(list(arguments))
     except SystemExit as stop:

@@ -39,13 +39,13 @@ class Bench:
         self.address = f"ipc://{self.directory}/worker.0"
         self._opened: list[Inbox | Outbox | zmq.Socket[bytes]] = []
 
-    def inbox(self, **settings: int) -> Inbox:
-        inbox = Inbox(self.context, self.address, **settings)
+    def inbox(self) -> Inbox:
+        inbox = Inbox(self.context, self.address)
         self._opened.append(inbox)
         return inbox
 
-    def outbox(self, identity: str = "engine_core.0.1", **settings: int) -> Outbox:
-        outbox = Outbox(self.context, self.address, identity, **settings)
+    def outbox(self, identity: str = "engine_core.0.1", capacity: int = 10_000) -> Outbox:
+        outbox = Outbox(self.context, self.address, identity, capacity)
         self._opened.append(outbox)
         return outbox
 
