@@ -254,6 +254,7 @@ def _live(actor_class: type[Actor], runtime: ActorRuntime) -> None:
         loop.add_signal_handler(signal.SIGTERM, runtime.stop, SIGTERM_EXIT_CODE)
         runtime.inbox.attach(loop, lambda frames: _receive(runtime, actor, frames))
 
+    runtime.inbox.intercept(SUPERVISOR, lambda frame: _obey(runtime, frame))
     loop.set_exception_handler(lambda _, context: _on_loop_error(runtime, context))
     loop.call_soon(begin)
     loop.run_forever()
@@ -268,21 +269,21 @@ def _live(actor_class: type[Actor], runtime: ActorRuntime) -> None:
 def _receive(runtime: ActorRuntime, actor: Actor | None, frames: list[Frame]) -> None:
     if runtime.exit_code is not None or actor is None:
         return
-    for frame in frames:
-        if frame.sender.startswith(SUPERVISOR) and _is_shutdown(frame.payload):
-            runtime.stop(0)
-            return
     try:
         actor.on_frames(frames)
     except Exception as error:
         runtime.fail_with(error)
 
 
-def _is_shutdown(payload: bytes) -> bool:
+def _obey(runtime: ActorRuntime, frame: Frame) -> bool:
+    """Leaves if the supervisor says so, whoever drained the inbox."""
     try:
-        return isinstance(decode(payload), Shutdown)
+        is_shutdown = isinstance(decode(frame.payload), Shutdown)
     except MalformedMessage:
         return False
+    if is_shutdown:
+        runtime.stop(0)
+    return is_shutdown
 
 
 def _on_loop_error(runtime: ActorRuntime, context: dict[str, Any]) -> None:

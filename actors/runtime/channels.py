@@ -147,11 +147,12 @@ class Outbox:
 class _Link:
     """What an inbox knows about one sender."""
 
-    __slots__ = ("last_number", "sender")
+    __slots__ = ("last_number", "sender", "take_first")
 
-    def __init__(self, sender: str) -> None:
+    def __init__(self, sender: str, take_first: Callable[[Frame], bool] | None) -> None:
         self.sender = sender
         self.last_number = 0
+        self.take_first = take_first
 
 
 class Inbox:
@@ -174,6 +175,7 @@ class Inbox:
         self._get = _integer_options(self._socket)
         self._sender_roles = frozenset(sender_roles)
         self._links: dict[bytes, _Link] = {}
+        self._take_first: dict[str, Callable[[Frame], bool]] = {}
         self._num_frames = 0
         self._num_missing = 0
         self._num_repeated = 0
@@ -184,6 +186,11 @@ class Inbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_frames: Callable[[list[Frame]], None] | None = None
         self._next_turn: asyncio.Handle | None = None
+
+    def intercept(self, role: str, take_first: Callable[[Frame], bool]) -> None:
+        """Offer each frame of `role` to `take_first`; where it answers True nobody else sees it.
+        Call it before the first frame is taken."""
+        self._take_first[role] = take_first
 
     def drain(self, limit: int = MAX_FRAMES_PER_TURN) -> list[Frame]:
         """At most `limit` frames that are here already; empty if there are none."""
@@ -282,7 +289,10 @@ class Inbox:
             self._num_missing += number - link.last_number - 1
         link.last_number = number
         self._num_frames += 1
-        return Frame(link.sender, part[_HEADER_SIZE:end], part[end:])
+        frame = Frame(link.sender, part[_HEADER_SIZE:end], part[end:])
+        if link.take_first is not None and link.take_first(frame):
+            return None
+        return frame
 
     def _drop_message(self) -> None:
         # Whatever the parts were (one too many looks like an unknown sender), the next one
@@ -297,5 +307,5 @@ class Inbox:
         is_ours = role in self._sender_roles and len(numbers) == 2
         if not is_ours or not all(map(str.isdecimal, numbers)) or len(self._links) >= MAX_LINKS:
             return None
-        link = self._links[identity] = _Link(identity.decode("ascii"))
+        link = self._links[identity] = _Link(identity.decode("ascii"), self._take_first.get(role))
         return link

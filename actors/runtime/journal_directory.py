@@ -7,11 +7,13 @@ of a live run holds a lock. Only finished runs are ever deleted for room, and a 
 import fcntl
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 LOCK_NAME = "lock"
+MAX_RUNS = 256
+"""Finished runs beyond are deleted however small they are, so that a look at all of them is quick.
+"""
 _SEGMENT_NAME = re.compile(r"engine-(\d{1,9})-(\d{1,9})\.tkr")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
 
@@ -51,17 +53,7 @@ def segments_of(run_dir: Path) -> list[StoredSegment]:
 
 def runs_in(journal_dir: Path) -> list[Path]:
     """Directories in `journal_dir` that hold segments, the longest untouched first."""
-    aged = []
-    for entry in os.scandir(journal_dir):
-        if not entry.is_dir(follow_symlinks=False):
-            continue
-        try:
-            times = [os.stat(segment.path).st_mtime_ns for segment in segments_of(Path(entry.path))]
-        except OSError:  # somebody else is deleting it, or it is not ours to read
-            continue
-        if times:
-            aged.append((max(times), entry.name))
-    return [journal_dir / name for _, name in sorted(aged)]
+    return [run.path for run in _stored_runs(journal_dir)]
 
 
 def lock_run(run_dir: Path) -> int | None:
@@ -99,49 +91,71 @@ def is_live(run_dir: Path) -> bool:
 
 
 def make_room(journal_dir: Path, own_run: Path, max_bytes: int) -> int:
-    """Delete until all journals together take at most `max_bytes`; returns the bytes that remain.
+    """Delete until all journals together take at most `max_bytes` and are at most MAX_RUNS;
+    returns the bytes that remain.
 
     First finished runs, the longest untouched first, then the oldest segments of `own_run`. Other
     live runs and the newest segment of `own_run` stay, even if that means to exceed the bound.
     """
-    total = sum(size for run in runs_in(journal_dir) for _, size in _sizes(run))
-    for run in runs_in(journal_dir):
-        if total <= max_bytes:
+    runs = _stored_runs(journal_dir)
+    total = sum(run.num_bytes for run in runs)
+    num_runs = len(runs)
+    for run in runs:
+        if total <= max_bytes and num_runs <= MAX_RUNS:
             return total
-        if run != own_run:
-            total -= _delete_finished(run)
-    for path, size in _sizes(own_run)[:-1]:
-        if total <= max_bytes:
-            break
-        total -= _delete(path, size)
+        if run.path != own_run and (freed := _delete_finished(run)):
+            total -= freed
+            num_runs -= 1
+    for own in runs:
+        if own.path == own_run:
+            for segment, size in own.segments[:-1]:
+                if total <= max_bytes:
+                    break
+                total -= _delete(segment, size)
     return total
 
 
-def _sizes(run_dir: Path) -> list[tuple[Path, int]]:
-    return list(_iterate_sizes(run_dir))
+class _StoredRun(NamedTuple):
+    """`segments` are paths and sizes, in the order of their numbers."""
+
+    newest_ns: int
+    path: Path
+    segments: list[tuple[Path, int]]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(size for _, size in self.segments)
 
 
-def _iterate_sizes(run_dir: Path) -> Iterator[tuple[Path, int]]:
-    try:
-        for segment in segments_of(run_dir):
-            yield segment.path, os.stat(segment.path).st_size
-    except OSError:  # deleted meanwhile by another recorder
-        return
+def _stored_runs(journal_dir: Path) -> list[_StoredRun]:
+    runs = []
+    for entry in os.scandir(journal_dir):
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            found = [(each.path, os.stat(each.path)) for each in segments_of(Path(entry.path))]
+        except OSError:  # somebody else is deleting it, or it is not ours to read
+            continue
+        if found:
+            newest_ns = max(status.st_mtime_ns for _, status in found)
+            segments = [(path, status.st_size) for path, status in found]
+            runs.append(_StoredRun(newest_ns, journal_dir / entry.name, segments))
+    return sorted(runs)
 
 
-def _delete_finished(run_dir: Path) -> int:
+def _delete_finished(run: _StoredRun) -> int:
     """Delete the segments of a run that nobody writes, and its directory if nothing else is there;
     returns the bytes that this freed."""
     try:
-        lock = lock_run(run_dir)
+        lock = lock_run(run.path)
     except OSError:
         return 0
     if lock is None:
         return 0
     try:
-        freed = sum(_delete(path, size) for path, size in _sizes(run_dir))
-        (run_dir / LOCK_NAME).unlink(missing_ok=True)
-        run_dir.rmdir()
+        freed = sum(_delete(path, size) for path, size in run.segments)
+        (run.path / LOCK_NAME).unlink(missing_ok=True)
+        run.path.rmdir()
     except OSError:  # the user keeps something of his own there
         pass
     finally:

@@ -208,6 +208,20 @@ def test_bytes_from_the_supervisor_that_are_no_message_are_passed_on(harness: Ha
     assert harness.end()[0] == 9
 
 
+def test_a_shutdown_counts_even_if_the_actor_drains_its_inbox_itself(harness: Harness) -> None:
+    harness.start(
+        on_frames="self.runtime.ready('up')\n"
+        "        while self.runtime.exit_code is None:\n"
+        "            self.runtime.inbox.poll(1)\n"
+        "            assert not self.runtime.inbox.drain()",
+        start="pass",
+    )
+    harness.tell(SystemReady())
+    harness.wait_until_ready()
+    harness.tell(Shutdown())
+    assert harness.end() == (0, "closed\n")
+
+
 def test_only_the_supervisor_can_shut_it_down(harness: Harness) -> None:
     harness.start(on_frames="self.runtime.stop(4)")
     harness.wait_until_ready()

@@ -256,6 +256,25 @@ def test_a_detached_inbox_calls_nobody(bench: Bench, loop: asyncio.AbstractEvent
     assert len(inbox.drain()) == 1
 
 
+def test_an_interceptor_sees_the_frames_of_its_role_first(bench: Bench) -> None:
+    inbox, worker, core = bench.inbox(), bench.outbox("worker.0.1"), bench.outbox()
+    taken: list[Frame] = []
+
+    def take_first(frame: Frame) -> bool:
+        taken.append(frame)
+        return frame.payload == b"mine"
+
+    inbox.intercept("worker", take_first)
+    for payload in (b"mine", b"yours"):
+        worker.send(payload)
+        core.send(payload)
+    frames = receive(inbox, 3)
+    assert [frame.payload for frame in taken] == [b"mine", b"yours"]
+    assert sorted(frame.sender for frame in frames if frame.payload == b"mine") == [
+        "engine_core.0.1"
+    ]
+
+
 def test_poll_tells_an_empty_inbox_from_one_with_frames(bench: Bench) -> None:
     inbox, outbox = bench.inbox(), bench.outbox()
     assert not inbox.poll(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tokenreel.actors.runtime.journal_directory import (
+    MAX_RUNS,
     default_journal_dir,
     is_live,
     is_run_id,
@@ -62,3 +63,14 @@ def test_nothing_is_deleted_while_there_is_room(tmp_path: Path) -> None:
 def test_what_could_lead_elsewhere_is_no_run_id(text: str) -> None:
     assert not is_run_id(text)
     assert is_run_id("20260101-000000-abcdef")
+
+
+def test_the_number_of_finished_runs_is_bounded_too(tmp_path: Path) -> None:
+    for number in range(MAX_RUNS + 3):
+        run = tmp_path / f"run-{number}"
+        run.mkdir()
+        (run / "engine-1-0.tkr").write_bytes(b"x")
+        os.utime(run / "engine-1-0.tkr", (number, number))
+    make_room(tmp_path, tmp_path / "run-0", 1 << 30)
+    gone = [number for number in range(10) if not (tmp_path / f"run-{number}").exists()]
+    assert gone == [1, 2, 3]

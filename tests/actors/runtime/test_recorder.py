@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tokenreel.actors.runtime import recorder as recorder_module
 from tokenreel.actors.runtime.journal_directory import is_live, segments_of
 from tokenreel.actors.runtime.recorder import JournalError, Recorder
 from tokenreel.messages.journal import (
@@ -106,7 +105,7 @@ def test_a_commit_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         sizes.append(len(data))
         return real_write(descriptor, data)
 
-    monkeypatch.setattr(recorder_module.os, "write", counted)
+    monkeypatch.setattr(os, "write", counted)
     write_turn(recorder, *[b"payload"] * 50)
     recorder.commit()
     assert sizes == [50 * 40]
@@ -117,7 +116,7 @@ def test_a_commit_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder.create(tmp_path, b"", sync="none")
     real_write = os.write
-    monkeypatch.setattr(recorder_module.os, "write", lambda fd, data: real_write(fd, data[:11]))
+    monkeypatch.setattr(os, "write", lambda fd, data: real_write(fd, data[:11]))
     write_turn(recorder, b"one", b"two" * 30)
     recorder.rotate(b"snapshot" * 10)
     monkeypatch.undo()
@@ -129,7 +128,7 @@ def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_rotation_starts_a_segment_with_meta_and_snapshot(tmp_path: Path) -> None:
     recorder = Recorder.create(tmp_path, b"meta", max_bytes=MIB)
-    snapshots = []
+    snapshots: list[bytes] = []
     while len(snapshots) < 3:
         write_turn(recorder, b"i" * 1000, b"e" * 1000)
         if recorder.should_rotate():
@@ -236,7 +235,7 @@ def test_with_the_policy_gap_the_run_goes_on_and_is_recorded_again_from_a_snapsh
     clock, said = ManualClock(), list[str]()
     recorder = Recorder.create(tmp_path, b"", on_error="gap", clock=clock, notify=said.append)
     write_turn(recorder, b"before")
-    monkeypatch.setattr(recorder_module.os, "write", failing(errno.ENOSPC))
+    monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
     assert write_turn(recorder, b"lost", b"lost") == [3, 4]
     assert write_turn(recorder, b"lost too") == [5]
     assert len(said) == 1 and "No space left" in said[0] and "NOT RECORDING" in said[0]
@@ -283,7 +282,7 @@ def test_a_failed_sync_is_not_tried_again(
         clock=clock,
         notify=said.append,
     )
-    monkeypatch.setattr(recorder_module.os, "fdatasync", fail)
+    monkeypatch.setattr(os, "fdatasync", fail)
     if policy == "stop":
         with pytest.raises(JournalError, match="Input/output error"):
             write_turn(recorder, b"x")
@@ -299,7 +298,7 @@ def test_a_failed_sync_is_not_tried_again(
 def test_a_failed_sync_in_the_background_is_met_by_a_later_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module.os, "fdatasync", failing(errno.EIO))
+    monkeypatch.setattr(os, "fdatasync", failing(errno.EIO))
     recorder = Recorder.create(tmp_path, b"")
     sync = recorder._sync
     assert sync is not None
