@@ -1,0 +1,74 @@
+"""Where and how a model is computed: device, number format, number of threads."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.worker.model_config import DTYPES
+
+DTYPE_OF_NAME = {name: getattr(torch, name) for name in DTYPES}
+
+
+def choose_device(option: str) -> torch.device:
+    """`--device`: auto takes a CUDA GPU if there is one."""
+    if option not in ("auto", "cpu", "cuda"):
+        raise StartError(f"--device {option} is unknown; use auto, cpu or cuda")
+    has_cuda = option != "cpu" and torch.cuda.is_available()
+    if option == "cuda" and not has_cuda:
+        raise StartError("--device cuda, but PyTorch finds no CUDA GPU; use --device cpu")
+    return torch.device("cuda", 0) if has_cuda else torch.device("cpu")
+
+
+def choose_dtype(option: str, checkpoint_dtype: str, device: torch.device) -> torch.dtype:
+    """`--dtype`: auto is the checkpoint's own, but float32 on a CPU that would have to emulate it.
+
+    On a CPU with bfloat16 instructions (AVX-512 or AMX), a bfloat16 checkpoint stays bfloat16:
+    reading half as many bytes makes its decode steps about twice as fast. float16 is computed on a
+    CPU only if it is asked for.
+    """
+    if option != "auto":
+        if option not in DTYPE_OF_NAME:
+            raise StartError(f"--dtype {option} is unknown; use auto, {', '.join(DTYPES)}")
+        return DTYPE_OF_NAME[option]
+    if device.type == "cuda" or (checkpoint_dtype == "bfloat16" and _cpu_computes_bfloat16()):
+        return DTYPE_OF_NAME[checkpoint_dtype]
+    return torch.float32
+
+
+def set_num_threads() -> int:
+    """One thread per physical core that this process may use, unless OMP_NUM_THREADS decides."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(num_physical_cores())
+    return torch.get_num_threads()
+
+
+def num_physical_cores() -> int:
+    """Cores of the affinity mask, hyperthreads counted once, within the control group's quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    cores = {_siblings(cpu) for cpu in allowed}
+    return max(1, min(len(cores), int(_cpu_quota())))
+
+
+def _siblings(cpu: int) -> str:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return path.read_text()
+    except OSError:
+        return str(cpu)
+
+
+def _cpu_quota() -> float:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float(quota) / float(period)
+    except (OSError, ValueError):  # No such file, or "max".
+        return 1 << 20
+
+
+def _cpu_computes_bfloat16() -> bool:
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(has_instructions) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

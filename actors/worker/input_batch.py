@@ -1,0 +1,286 @@
+"""The running batch on the host: each row's tokens, block table and sampling parameters.
+
+A step message changes rows and becomes flat arrays for the model. What a message says is checked
+against what the rows hold: an entry that does not fit fails its own sequence, and writes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.actors.worker.sampling_table import SamplingBatch, SamplingTable
+from tokenreel.messages.steps import (
+    AddedSequence,
+    ScheduledSequence,
+    SequenceFailure,
+    StepScheduled,
+)
+
+Array = NDArray[Any]
+
+NO_SEQUENCE = 0
+MAX_INT64 = (1 << 63) - 1
+
+
+class ImpossibleStep(ValueError):
+    """A step message that no engine core can have meant; nothing of it was carried out."""
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """A step as the model wants it. Tokens of a sequence lie together, sequences in order."""
+
+    token_ids: Array
+    """[num_tokens] int32."""
+    positions: Array
+    """[num_tokens] int32."""
+    slot_mapping: Array
+    """[num_tokens] int64: block * block_size + offset."""
+    query_start_loc: Array
+    """[num_seqs + 1] int32."""
+    context_lens: Array
+    """[num_seqs] int32: tokens in the cache after this step."""
+    block_tables: Array
+    """[num_seqs, max_blocks] int32."""
+    max_query_len: int
+    max_context_len: int
+    feedback_rows: Array
+    """[num_tokens] int32: the row whose last sampled token stands here, or -1."""
+    logit_indices: Array
+    """[num_logits] int64: tokens after which one is sampled."""
+    sampled_seq_ids: list[int]
+    sampled_rows: Array
+    """[num_logits]"""
+    sampled_indices: Array
+    """[num_logits]: where in their sequences the sampled tokens will stand."""
+    failures: list[SequenceFailure]
+
+
+class Entries(NamedTuple):
+    """A step's scheduled sequences by column, each [num_seqs] int64."""
+
+    seq_ids: Array
+    rows: Array
+    starts: Array
+    lengths: Array
+    num_logits: Array
+
+
+class InputBatch:
+    """Rows in [0, max_num_seqs). The token buffer's pages are the system's until they are used."""
+
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        block_size: int,
+        num_blocks: int,
+        vocab_size: int,
+    ) -> None:
+        self.sampling = SamplingTable(max_num_seqs)
+        self.max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_model_len = max_model_len
+        self._block_size = block_size
+        self._num_pool_blocks = num_blocks
+        self._vocab_size = vocab_size
+        self._max_blocks = -(-max_model_len // block_size)
+        self._seq_ids = np.full(max_num_seqs, NO_SEQUENCE, np.int64)
+        # One place more than a sequence can use: a token sampled at its very end needs no check.
+        self._tokens = np.zeros((max_num_seqs, max_model_len + 1), np.int32)
+        self._num_known = np.zeros(max_num_seqs, np.int64)
+        self._num_prompt = np.zeros(max_num_seqs, np.int64)
+        self._last_sampled = np.full(max_num_seqs, -1, np.int64)
+        self._tables = np.zeros((max_num_seqs, self._max_blocks), np.int32)
+        self._num_blocks = np.zeros(max_num_seqs, np.int64)
+        self._faults: dict[int, str] = {}
+
+    def apply(self, step: StepScheduled) -> StepInput | list[SequenceFailure]:
+        """Brings the rows up to the step, and returns what to compute, or failures if nothing is.
+
+        Raises `ImpossibleStep` if the message as a whole makes no sense.
+        """
+        scheduled = step.scheduled
+        entries = _columns(scheduled)
+        self._check_bounds(step, entries)
+        for row in step.removed_rows:
+            self._clear(row)
+        for added in step.added:
+            self._add(added)
+        for entry in scheduled:
+            if entry.new_block_ids:
+                self._append_blocks(entry.row, entry.seq_id, entry.new_block_ids)
+        fits = self._fits(entries)
+        if fits.all():
+            return self._flatten(entries, []) if scheduled else []
+        failures = self._fail(scheduled, fits)
+        entries = Entries(*(column[fits] for column in entries))
+        return self._flatten(entries, failures) if fits.any() else failures
+
+    def select_sampling(self, step_input: StepInput) -> SamplingBatch:
+        return self.sampling.select(
+            step_input.sampled_rows, step_input.sampled_indices, self._history
+        )
+
+    def write_sampled(self, step_input: StepInput, token_ids: Array) -> None:
+        """Puts sampled tokens where the next step finds them, unless their row has a new owner."""
+        rows = step_input.sampled_rows
+        same = self._seq_ids[rows] == step_input.sampled_seq_ids
+        # A failed sequence has no token; what stands there instead is read by nobody.
+        self._tokens[rows[same], step_input.sampled_indices[same]] = token_ids[same].clip(0)
+
+    def _history(self, row: int, output_position: int) -> tuple[Array, Array]:
+        prompt_len = int(self._num_prompt[row])
+        tokens = self._tokens[row]
+        return tokens[:prompt_len], tokens[prompt_len : prompt_len + output_position]
+
+    def _check_bounds(self, step: StepScheduled, entries: Entries) -> None:
+        """What makes sense for no state of the rows; afterwards every row exists."""
+        rows = [added.row for added in step.added] + step.removed_rows
+        has_bad_rows = rows and not 0 <= min(rows) <= max(rows) < self.max_num_seqs
+        outside = (entries.rows < 0) | (entries.rows >= self.max_num_seqs)
+        if has_bad_rows or outside.any():
+            raise ImpossibleStep(f"a row outside the {self.max_num_seqs} rows there are")
+        if len(set(entries.rows.tolist())) != len(entries.rows):
+            raise ImpossibleStep("a row is scheduled twice")
+        limit = self._max_num_batched_tokens
+        lengths, starts = entries.lengths, entries.starts
+        if ((lengths < 1) | (lengths > limit)).any() or lengths.sum() > limit:
+            raise ImpossibleStep(f"lengths {lengths.tolist()}, where {limit} tokens are allowed")
+        if ((starts < 0) | (starts > self._max_model_len)).any():
+            raise ImpossibleStep(f"starts {starts.tolist()}, of {self._max_model_len}")
+        if ((entries.num_logits < 0) | (entries.num_logits > 1)).any():
+            raise ImpossibleStep("more than one row of logits for a sequence")
+
+    def _clear(self, row: int) -> None:
+        self._seq_ids[row] = NO_SEQUENCE
+        self._faults.pop(row, None)
+
+    def _add(self, added: AddedSequence) -> None:
+        row, tokens, blocks = added.row, added.token_ids, added.block_ids
+        self._clear(row)
+        self._num_known[row] = 0
+        self._num_blocks[row] = 0
+        self._last_sampled[row] = -1
+        fault = None
+        if not 1 <= added.num_prompt_tokens <= len(tokens) <= self._max_model_len:
+            fault = f"{len(tokens)} tokens, where {self._max_model_len} fit"
+        elif not 0 <= min(tokens) <= max(tokens) < self._vocab_size:
+            fault = f"a token id outside the vocabulary of {self._vocab_size}"
+        elif not NO_SEQUENCE < added.seq_id <= MAX_INT64:
+            fault = "a sequence id out of range"
+        if fault is not None:
+            self._faults[row] = fault
+            return
+        self._seq_ids[row] = added.seq_id
+        self._tokens[row, : len(tokens)] = tokens
+        self._num_known[row] = len(tokens)
+        self._num_prompt[row] = added.num_prompt_tokens
+        self.sampling.set(row, added.sampling, added.num_prompt_tokens)
+        if blocks:
+            self._append_blocks(row, added.seq_id, blocks)
+
+    def _append_blocks(self, row: int, seq_id: int, block_ids: list[Any]) -> None:
+        if self._seq_ids[row] != seq_id:
+            return
+        begin = int(self._num_blocks[row])
+        end = begin + len(block_ids)
+        if end > self._max_blocks or not 0 <= min(block_ids) <= max(block_ids) < (
+            self._num_pool_blocks
+        ):
+            self._faults[row] = f"a block table of {end} blocks with ids up to {max(block_ids)}"
+            self._seq_ids[row] = NO_SEQUENCE
+            return
+        self._tables[row, begin:end] = block_ids
+        self._num_blocks[row] = end
+
+    def _fits(self, entries: Entries) -> Array:
+        """Which entries name their row's sequence, tokens that are known and blocks that it has."""
+        rows = entries.rows
+        ends = entries.starts + entries.lengths
+        fits: Array = self._seq_ids[rows] == entries.seq_ids
+        fits &= ends <= self._num_known[rows]
+        fits &= ends <= self._num_blocks[rows] * self._block_size
+        return fits
+
+    def _fail(self, scheduled: list[ScheduledSequence], valid: Array) -> list[SequenceFailure]:
+        """The failures of entries that do not fit; their rows compute nothing from here on."""
+        failures = []
+        for i in np.flatnonzero(~valid).tolist():
+            entry = scheduled[i]
+            if self._seq_ids[entry.row] == entry.seq_id:
+                self._seq_ids[entry.row] = NO_SEQUENCE
+                end = entry.start + entry.num_tokens
+                self._faults[entry.row] = (
+                    f"{end} tokens, of which {self._num_known[entry.row]} are known and "
+                    f"{self._num_blocks[entry.row] * self._block_size} have a place"
+                )
+            reason = self._faults.get(entry.row, "the row belongs to another sequence")
+            if entry.num_logits:
+                message = f"the worker cannot compute the sequence: {reason}"
+                failures.append(SequenceFailure(entry.seq_id, message))
+        return failures
+
+    def _flatten(self, entries: Entries, failures: list[SequenceFailure]) -> StepInput:
+        seq_ids, rows, starts, lengths, num_logits = entries
+        ends = starts + lengths
+        query_start_loc = np.zeros(len(rows) + 1, np.int64)
+        lengths.cumsum(out=query_start_loc[1:])
+        max_query_len = int(lengths.max())
+        max_context_len = int(ends.max())
+        if max_query_len == 1:
+            token_rows, positions = rows, starts
+        else:
+            token_rows = rows.repeat(lengths)
+            # Token i of the step is token i - query_start_loc + start of its sequence.
+            positions = (starts - query_start_loc[:-1]).repeat(lengths)
+            positions += np.arange(len(positions))
+        blocks = self._tables[token_rows, positions // self._block_size].astype(np.int64)
+        has_logits = num_logits > 0
+        sampled_rows, sampled_indices = rows, ends
+        logit_indices = query_start_loc[1:] - 1
+        if not has_logits.all():
+            logit_indices = logit_indices[has_logits]
+            sampled_rows, sampled_indices = rows[has_logits], ends[has_logits]
+            seq_ids = seq_ids[has_logits]
+        step_input = StepInput(
+            token_ids=self._tokens[token_rows, positions],
+            positions=positions.astype(np.int32),
+            slot_mapping=blocks * self._block_size + positions % self._block_size,
+            query_start_loc=query_start_loc.astype(np.int32),
+            context_lens=ends.astype(np.int32),
+            block_tables=self._tables[rows, : -(-max_context_len // self._block_size)],
+            max_query_len=max_query_len,
+            max_context_len=max_context_len,
+            feedback_rows=np.where(
+                self._last_sampled[token_rows] == positions, token_rows, -1
+            ).astype(np.int32),
+            logit_indices=logit_indices,
+            sampled_seq_ids=seq_ids.tolist(),
+            sampled_rows=sampled_rows,
+            sampled_indices=sampled_indices,
+            failures=failures,
+        )
+        self._last_sampled[sampled_rows] = sampled_indices
+        # The core may ask for the position after a sampled token before it has the token.
+        self._num_known[sampled_rows] = np.maximum(
+            self._num_known[sampled_rows], sampled_indices + 1
+        )
+        return step_input
+
+
+def _columns(scheduled: list[ScheduledSequence]) -> Entries:
+    try:
+        return Entries(
+            np.array([entry.seq_id for entry in scheduled], np.int64),
+            np.array([entry.row for entry in scheduled], np.int64),
+            np.array([entry.start for entry in scheduled], np.int64),
+            np.array([entry.num_tokens for entry in scheduled], np.int64),
+            np.array([entry.num_logits for entry in scheduled], np.int64),
+        )
+    except OverflowError as error:
+        raise ImpossibleStep(f"a number of more than 63 bits: {error}") from None

@@ -1,0 +1,209 @@
+"""From options to a worker that is ready: configuration, weights, cache, and a first step.
+
+Everything that a person can get wrong ends here, as a `StartError` that says what to do.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.worker.device import choose_device, choose_dtype, set_num_threads
+from tokenreel.actors.worker.input_batch import InputBatch
+from tokenreel.actors.worker.kv_cache import (
+    GIB,
+    KVCache,
+    available_device_bytes,
+    available_host_bytes,
+    bytes_per_block,
+    choose_num_blocks,
+)
+from tokenreel.actors.worker.model_config import ConfigFile, DecoderConfig
+from tokenreel.actors.worker.model_runner import ModelRunner
+from tokenreel.actors.worker.models.decoder import Decoder, tensor_shapes
+from tokenreel.actors.worker.models.registry import read_decoder_config
+from tokenreel.actors.worker.weights import (
+    Checkpoint,
+    DummyWeights,
+    ignores,
+    model_hash,
+)
+from tokenreel.kernels.backend import Backend, choose_backend
+from tokenreel.messages.ids import BlockId, Row, SeqId, StepId
+from tokenreel.messages.lifecycle import WorkerReady
+from tokenreel.messages.options import EngineOptions
+from tokenreel.messages.sampling import SamplingParams
+from tokenreel.messages.steps import AddedSequence, ScheduledSequence, StepScheduled
+
+
+@dataclass(frozen=True)
+class LoadedWorker:
+    runner: ModelRunner
+    ready: WorkerReady
+    detail: str
+    """One short line for a person."""
+
+
+def load(options: EngineOptions) -> LoadedWorker:
+    directory = Path(options.model)
+    config = read_decoder_config(ConfigFile.read(directory))
+    max_model_len = choose_max_model_len(options, config)
+    device = choose_device(options.device)
+    num_threads = set_num_threads()
+    dtype = choose_dtype(options.dtype, config.dtype, device)
+    backend = choose_backend(device)
+    with torch.inference_mode():
+        model, name = load_model(options, directory, config, backend, device, dtype, max_model_len)
+    runner, num_blocks = make_runner(options, model, max_model_len)
+    ready = WorkerReady(
+        num_blocks=num_blocks,
+        block_size=options.block_size,
+        max_model_len=max_model_len,
+        vocab_size=config.vocab_size,
+        model_hash=name,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    threads = f", {num_threads} threads" if device.type == "cpu" and num_threads > 1 else ""
+    detail = (
+        f"{device.type} {ready.dtype}{threads}, {_count(num_parameters(config))} parameters, "
+        f"{num_blocks} blocks of {options.block_size}"
+    )
+    return LoadedWorker(runner, ready, detail)
+
+
+def choose_max_model_len(options: EngineOptions, config: DecoderConfig) -> int:
+    limit = config.max_position
+    wanted = options.max_model_len
+    if wanted is None:
+        return limit
+    if not 1 <= wanted <= limit:
+        raise StartError(
+            f"--max-model-len {wanted} is outside what the model can do; use 1 to {limit}"
+        )
+    return wanted
+
+
+def load_model(
+    options: EngineOptions,
+    directory: Path,
+    config: DecoderConfig,
+    backend: Backend,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_model_len: int,
+) -> tuple[Decoder, bytes]:
+    """The model and its hash."""
+    shapes = tensor_shapes(config)
+    try:
+        if options.load_format == "dummy":
+            weights = DummyWeights(shapes, dtype, device, options.seed)
+            model = Decoder(config, weights, backend, max_model_len)
+            return model, model_hash(directory, [], options.seed)
+        if options.load_format not in ("auto", "safetensors"):
+            raise StartError(f"--load-format {options.load_format} is unknown; use auto or dummy")
+        with Checkpoint(directory, dtype, device) as checkpoint:
+            checkpoint.check(shapes, ignores(config))
+            model = Decoder(config, checkpoint, backend, max_model_len)
+            return model, model_hash(directory, checkpoint.paths, None)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _no_room_for_weights(config, dtype, device) from error
+    except RuntimeError as error:
+        # A CPU's allocator has no exception of its own.
+        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+            raise _no_room_for_weights(config, dtype, device) from error
+        raise
+
+
+def make_runner(
+    options: EngineOptions, model: Decoder, max_model_len: int
+) -> tuple[ModelRunner, int]:
+    """A runner that has carried out a first step, and the number of its blocks."""
+    block_size = options.block_size
+    if block_size < 1:
+        raise StartError("--block-size should be at least 1")
+    if model.device.type == "cuda":
+        peak_bytes = _measure_largest_step(options, model, max_model_len)
+        utilization = options.gpu_memory_utilization
+        available = available_device_bytes(model.device, utilization, peak_bytes)
+    else:
+        available = available_host_bytes()
+    block_bytes = bytes_per_block(model.config, block_size, model.dtype)
+    num_blocks = choose_num_blocks(options, block_bytes, max_model_len, available)
+    runner = _new_runner(options, model, max_model_len, num_blocks)
+    # The first step pays for what libraries set up when they are first used.
+    _run_alone(runner, _prompts(1, min(block_size, max_model_len), block_size))
+    return runner, num_blocks
+
+
+def num_parameters(config: DecoderConfig) -> int:
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def _new_runner(
+    options: EngineOptions, model: Decoder, max_model_len: int, num_blocks: int
+) -> ModelRunner:
+    block_size = options.block_size
+    batch = InputBatch(
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        # The core lowers its limit to the pool too.
+        max_model_len=min(max_model_len, num_blocks * block_size),
+        block_size=block_size,
+        num_blocks=num_blocks,
+        vocab_size=model.config.vocab_size,
+    )
+    cache = KVCache.allocate(model.config, num_blocks, block_size, model.dtype, model.device)
+    return ModelRunner(model, cache, batch)
+
+
+def _measure_largest_step(options: EngineOptions, model: Decoder, max_model_len: int) -> int:
+    """The most memory that PyTorch holds while it carries out the largest step there can be."""
+    num_seqs = min(options.max_num_seqs, options.max_num_batched_tokens)
+    length = min(options.max_num_batched_tokens // num_seqs, max_model_len)
+    step = _prompts(num_seqs, length, options.block_size)
+    num_blocks = num_seqs * -(-length // options.block_size)
+    runner = _new_runner(options, model, max_model_len, num_blocks)
+    cache_bytes = num_blocks * bytes_per_block(model.config, options.block_size, model.dtype)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    _run_alone(runner, step)
+    return torch.cuda.max_memory_allocated(model.device) - cache_bytes
+
+
+def _run_alone(runner: ModelRunner, step: StepScheduled) -> None:
+    """Carries the step out and leaves the rows as they were."""
+    runner.launch(step).collect()
+    rows = [added.row for added in step.added]
+    runner.launch(StepScheduled(step.step_id, [], rows, []))
+
+
+def _prompts(num_seqs: int, length: int, block_size: int) -> StepScheduled:
+    """A step in which sequences begin, each with a whole prompt; every filter is used."""
+    sampling = SamplingParams(top_k=50, top_p=0.9, min_p=0.01)
+    added, scheduled = [], []
+    num_blocks = -(-length // block_size)
+    for row in range(num_seqs):
+        seq_id = SeqId(row + 1)
+        blocks = [BlockId(row * num_blocks + i) for i in range(num_blocks)]
+        added.append(AddedSequence(seq_id, Row(row), [0] * length, length, [], sampling))
+        scheduled.append(ScheduledSequence(seq_id, Row(row), 0, length, 1, blocks))
+    return StepScheduled(StepId(0), added, [], scheduled)
+
+
+def _no_room_for_weights(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device
+) -> StartError:
+    size = num_parameters(config) * dtype.itemsize / GIB
+    return StartError(
+        f"the weights take {size:.1f} GiB as {str(dtype).removeprefix('torch.')}, which do not fit "
+        f"the memory of {device}; use a smaller model or a 16-bit --dtype"
+    )
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 1_000_000_000), ("M", 1_000_000), ("K", 1000)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)

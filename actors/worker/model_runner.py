@@ -1,0 +1,173 @@
+"""Carries out steps: from a step message to sampled tokens. It never decides what runs.
+
+A step is launched, then collected. On a CPU launching does all the work. On CUDA it only queues it,
+and the tokens that a step samples stay on the device for the next one, which can thus be launched
+before they are known here.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tokenreel.actors.worker.input_batch import InputBatch, StepInput
+from tokenreel.actors.worker.kv_cache import KVCache
+from tokenreel.actors.worker.models.decoder import Decoder
+from tokenreel.actors.worker.sampler import NOT_FINITE, RowLogprobs, Sampled, sample
+from tokenreel.actors.worker.sampling_table import SamplingBatch
+from tokenreel.actors.worker.step_tensors import step_tensors
+from tokenreel.messages.ids import SeqId
+from tokenreel.messages.logprobs import SequenceLogprobs
+from tokenreel.messages.steps import SampledTokens, SequenceFailure, StepScheduled
+
+MAX_CPU_LOGITS_BYTES = 8 << 20
+"""On a CPU, logits are computed and sampled in parts: memory that is used again is in the cache,
+and the system need not clear new pages for it."""
+
+
+class StepOutput:
+    """What a step yielded, as the engine core wants it."""
+
+    def __init__(self, failures: list[SequenceFailure]) -> None:
+        self.outputs: list[SampledTokens] = []
+        self.failures = failures
+        self.logprobs: list[SequenceLogprobs] = []
+
+
+class PendingStep:
+    """A launched step. `is_done` never waits, `collect` does."""
+
+    def __init__(
+        self,
+        batch: InputBatch,
+        step_input: StepInput | None,
+        failures: list[SequenceFailure],
+        sampled: Sampled | None = None,
+        event: torch.cuda.Event | None = None,
+    ) -> None:
+        self._batch = batch
+        self._input = step_input
+        self._sampled = sampled
+        self._event = event
+        self._failures = failures
+        self._output: StepOutput | None = None
+
+    def is_done(self) -> bool:
+        return self._event is None or bool(self._event.query())
+
+    def collect(self) -> StepOutput:
+        """The step's results, which are also put where the next step finds them."""
+        if self._output is None:
+            if self._event is not None:
+                self._event.synchronize()
+            self._output = StepOutput(self._failures)
+            if self._input is not None and self._sampled is not None:
+                self._read(self._input, self._sampled, self._output)
+        return self._output
+
+    def _read(self, step_input: StepInput, sampled: Sampled, output: StepOutput) -> None:
+        seq_ids = step_input.sampled_seq_ids
+        token_ids = sampled.token_ids.numpy()
+        self._batch.write_sampled(step_input, token_ids)
+        for seq_id, token_id in zip(seq_ids, token_ids.tolist(), strict=True):
+            if token_id == NOT_FINITE:
+                message = "the model's logits are not finite"
+                output.failures.append(SequenceFailure(SeqId(seq_id), message))
+            else:
+                output.outputs.append(SampledTokens(SeqId(seq_id), [token_id]))
+        for logprobs in sampled.logprobs:
+            is_finite = [token_ids[row] != NOT_FINITE for row in logprobs.rows]
+            entries = _sequence_logprobs(logprobs, seq_ids)
+            output.logprobs += [e for e, kept in zip(entries, is_finite, strict=True) if kept]
+
+
+class ModelRunner:
+    """Owns the model, the cache and the batch. Steps are launched in the order of their ids."""
+
+    def __init__(self, model: Decoder, cache: KVCache, batch: InputBatch) -> None:
+        self._model = model
+        self._cache = cache
+        self._batch = batch
+        self._last: PendingStep | None = None
+        self._last_sampled = torch.zeros(batch.max_num_seqs, dtype=torch.int32, device=model.device)
+        row_bytes = 4 * model.config.vocab_size
+        self._is_cuda = model.device.type == "cuda"
+        self._part_size = (
+            batch.max_num_seqs if self._is_cuda else max(1, MAX_CPU_LOGITS_BYTES // row_bytes)
+        )
+
+    @torch.inference_mode()
+    def launch(self, step: StepScheduled) -> PendingStep:
+        """Raises `ImpossibleStep` if the message makes no sense; then nothing has happened."""
+        step_input = self._batch.apply(step)
+        if isinstance(step_input, list):
+            return PendingStep(self._batch, None, step_input)
+        if self._last is not None and self._batch.sampling.needs_history(step_input.sampled_rows):
+            self._last.collect()
+        tensors = step_tensors(step_input, self._last_sampled)
+        hidden = self._model.forward(
+            tensors.token_ids, tensors.positions, self._cache, tensors.metadata
+        )
+        sampled, event = None, None
+        if step_input.sampled_seq_ids:
+            if len(step_input.sampled_seq_ids) < len(hidden):
+                hidden = hidden.index_select(0, tensors.logit_indices)
+            sampled = self._sample(hidden, self._batch.select_sampling(step_input))
+            if self._is_cuda:
+                known = sampled.token_ids.clamp(min=0).to(torch.int32)
+                self._last_sampled.index_copy_(0, tensors.sampled_rows, known)
+                sampled = _copy_to_host(sampled)
+        if self._is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        self._last = PendingStep(self._batch, step_input, step_input.failures, sampled, event)
+        return self._last
+
+    def _sample(self, hidden: Tensor, batch: SamplingBatch) -> Sampled:
+        size = self._part_size
+        if len(batch) <= size:
+            return sample(self._model.logits(hidden), batch)
+        token_ids: list[Tensor] = []
+        logprobs: list[RowLogprobs] = []
+        for start, rows in zip(range(0, len(batch), size), hidden.split(size), strict=True):
+            part = sample(self._model.logits(rows), batch.part(start, start + size))
+            token_ids.append(part.token_ids)
+            for entry in part.logprobs:
+                logprobs.append(replace(entry, rows=[start + row for row in entry.rows]))
+        return Sampled(torch.cat(token_ids), logprobs)
+
+
+def _copy_to_host(sampled: Sampled) -> Sampled:
+    """Queues the copies; they are done when an event recorded afterwards is."""
+
+    def to_host(tensor: Tensor) -> Tensor:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+    return Sampled(
+        to_host(sampled.token_ids),
+        [
+            replace(
+                entry,
+                sampled=to_host(entry.sampled),
+                top_ids=to_host(entry.top_ids),
+                top=to_host(entry.top),
+            )
+            for entry in sampled.logprobs
+        ],
+    )
+
+
+def _sequence_logprobs(logprobs: RowLogprobs, seq_ids: list[int]) -> list[SequenceLogprobs]:
+    columns = zip(
+        logprobs.rows,
+        logprobs.num_top,
+        logprobs.sampled.tolist(),
+        logprobs.top_ids.tolist(),
+        logprobs.top.tolist(),
+        strict=True,
+    )
+    return [
+        SequenceLogprobs(SeqId(seq_ids[row]), [own], [ids[:num_top]], [values[:num_top]])
+        for row, num_top, own, ids, values in columns
+    ]

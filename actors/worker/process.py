@@ -1,0 +1,119 @@
+"""The worker process: loads a model, then carries out the engine core's steps in their order.
+
+PyTorch is imported when the actor starts, after the process has been tied to its supervisor.
+"""
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokenreel.actors.runtime.actor import Actor, ActorRuntime, run_actor
+from tokenreel.actors.runtime.channels import Frame
+from tokenreel.actors.worker.input_batch import ImpossibleStep
+from tokenreel.messages.codec import MalformedMessage, decode, encode
+from tokenreel.messages.logprobs import encode_logprobs
+from tokenreel.messages.steps import StepCompleted, StepScheduled
+
+if TYPE_CHECKING:
+    from tokenreel.actors.worker.model_runner import ModelRunner, PendingStep
+
+CORE = "engine_core"
+
+
+class WorkerStatistics(msgspec.Struct, frozen=True):
+    num_steps: int
+    num_malformed: int
+    """Frames dropped because they held no step that could be carried out."""
+
+
+class WorkerActor(Actor):
+    ROLE = "worker"
+    DESTINATIONS = (CORE,)
+
+    def __init__(self, runtime: ActorRuntime) -> None:
+        super().__init__(runtime)
+        self._runner: ModelRunner | None = None
+        self._pending: deque[tuple[StepScheduled, int, PendingStep]] = deque()
+        self._last_step_id = 0
+        self._num_steps = 0
+        self._num_malformed = 0
+        self._is_waiting = False
+
+    def start(self) -> None:
+        # Idle OpenMP threads sleep instead of spinning: other actors need the cores. Read by the
+        # library when it is loaded, with PyTorch.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from tokenreel.actors.worker.loading import load
+
+        loaded = load(self.runtime.options)
+        self._runner = loaded.runner
+        self.runtime.outboxes[CORE].send(encode(loaded.ready))
+        self.runtime.ready(loaded.detail)
+
+    def on_frames(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            step = self._read_step(frame.payload)
+            if step is not None:
+                self._launch(step)
+                self._send_finished()
+        self._wait_for_pending()
+
+    def close(self) -> None:
+        self._runner = None
+
+    def statistics(self) -> WorkerStatistics:
+        return WorkerStatistics(self._num_steps, self._num_malformed)
+
+    def _read_step(self, payload: bytes) -> StepScheduled | None:
+        try:
+            message = decode(payload)
+        except MalformedMessage:
+            message = None
+        if isinstance(message, StepScheduled) and message.step_id > self._last_step_id:
+            return message
+        self._num_malformed += 1
+        return None
+
+    def _launch(self, step: StepScheduled) -> None:
+        assert self._runner is not None
+        began_ns = self.runtime.clock.monotonic_ns()
+        try:
+            pending = self._runner.launch(step)
+        except ImpossibleStep:
+            self._num_malformed += 1
+            return
+        self._last_step_id = step.step_id
+        self._pending.append((step, began_ns, pending))
+
+    def _send_finished(self) -> None:
+        while self._pending and self._pending[0][2].is_done():
+            step, began_ns, pending = self._pending.popleft()
+            output = pending.collect()
+            completed = StepCompleted(
+                step.step_id,
+                output.outputs,
+                began_ns,
+                self.runtime.clock.monotonic_ns(),
+                output.failures,
+            )
+            attachment = encode_logprobs(output.logprobs)
+            self.runtime.outboxes[CORE].send(encode(completed), attachment)
+            self._num_steps += 1
+
+    def _wait_for_pending(self) -> None:
+        """On CUDA a step may still run: look again each turn of the loop, so that the next step's
+        frame is taken in between."""
+        if self._pending and not self._is_waiting:
+            self._is_waiting = True
+            self.runtime.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        self._is_waiting = False
+        self._send_finished()
+        self._wait_for_pending()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_actor(WorkerActor))
