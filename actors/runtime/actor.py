@@ -134,7 +134,7 @@ class ActorRuntime:
             self.fail(str(error))
             return
         traceback.print_exception(error)
-        self.fail(f"{type(error).__name__}: {error}")
+        self.fail(f"{type(error).__name__}: {error}".removesuffix(": "))
 
     def stop(self, exit_code: int = 0) -> None:
         """Leave when the current callback returns. The first exit code counts."""
@@ -287,12 +287,9 @@ def _obey(runtime: ActorRuntime, frame: Frame) -> bool:
 
 
 def _on_loop_error(runtime: ActorRuntime, context: dict[str, Any]) -> None:
-    """A callback that raises has left something undone that nobody will do: leave. A task or a
-    transport that raises harms what waits for it only (an HTTP connection): say so, and go on."""
-    error = context.get("exception")
-    if isinstance(error, Exception) and "handle" in context:
-        runtime.fail_with(error)
-        return
+    """What the loop itself met, in a transport or a stray task, harms what waits for it only, such
+    as one HTTP connection: say so and go on. An actor's own callbacks go through the runtime."""
     print(f"{runtime.role}: {context.get('message')}", file=sys.stderr)
+    error = context.get("exception")
     if isinstance(error, BaseException):
         traceback.print_exception(error)

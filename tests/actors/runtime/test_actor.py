@@ -151,7 +151,6 @@ def test_an_exception_over_a_frame_ends_the_process(harness: Harness) -> None:
     [
         "self.runtime.call_soon(lambda: 1 / 0)",
         "self.runtime.call_later(0, lambda: 1 / 0)",
-        "self.runtime.loop.call_soon(lambda: 1 / 0)",
     ],
 )
 def test_an_exception_in_a_callback_ends_the_process(harness: Harness, start: str) -> None:
@@ -167,6 +166,18 @@ def test_an_exception_in_a_task_of_the_runtime_ends_the_process(harness: Harness
     )
     assert harness.hear()[1] == ActorFailed("worker", 0, "ValueError: no")
     assert harness.end()[0] == 1
+
+
+def test_an_error_in_one_connection_or_stray_task_is_shown_and_survived(harness: Harness) -> None:
+    harness.start(
+        start="self.runtime.loop.call_soon(lambda: 1 / 0)\n"
+        f"        self.runtime.loop.call_soon(lambda: {READY})"
+    )
+    harness.wait_until_ready()
+    harness.tell(Shutdown())
+    exit_code, errors = harness.end()
+    assert exit_code == 0
+    assert "ZeroDivisionError" in errors
 
 
 def test_ctrl_c_is_the_supervisors_business(harness: Harness) -> None:
