@@ -17,6 +17,7 @@ from tokenreel.actors.core.digest import COMPONENTS
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.runtime.code_identity import source_hash
 from tokenreel.messages.journal import JournalDamaged
+from tokenreel.tools.replay_blame import blame, replay_in_child
 from tokenreel.tools.replay_journal import JournalMissing, open_journal
 from tokenreel.tools.replay_report import as_json, as_text
 from tokenreel.tools.replay_verify import CoreCode, verify
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, code: CoreCode | None = None) -
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        exit_code = _verify(options.journal, options.json, code or installed_core())
+        exit_code = _verify(options, code)
         sys.stdout.flush()
         return exit_code
     except JournalDamaged as damage:
@@ -63,10 +64,14 @@ def installed_core() -> CoreCode:
     )
 
 
-def _verify(path: Path, wants_json: bool, code: CoreCode) -> int:
-    journal = open_journal(path)
-    verdict = verify(journal, code)
-    print((as_json if wants_json else as_text)(journal, verdict))
+def _verify(options: argparse.Namespace, code: CoreCode | None) -> int:
+    journal = open_journal(options.journal)
+    verdict = verify(journal, code or installed_core())
+    fault = None
+    if verdict.divergence is not None:
+        second = None if options.once or code is not None else replay_in_child(options.journal)
+        fault = blame(verdict, second)
+    print((as_json if options.json else as_text)(journal, verdict, fault))
     return EXIT_EQUAL if verdict.divergence is None else EXIT_DIVERGED
 
 
@@ -102,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's directory, <journal-dir>/<run-id>, or one segment file of it",
     )
     verify_verb.add_argument("--json", action="store_true", help="print one JSON object")
+    verify_verb.add_argument(
+        "--once",
+        action="store_true",
+        help="after a difference that neither code nor configuration explain, do not replay twice "
+        "more under other hash seeds to tell nondeterminism",
+    )
     return parser
 
 

@@ -9,11 +9,12 @@ from tokenreel.tools.replay_journal import Journal
 from tokenreel.tools.replay_verify import Divergence, Verdict
 
 
-def as_text(journal: Journal, verdict: Verdict) -> str:
+def as_text(journal: Journal, verdict: Verdict, blame: str | None) -> str:
+    """`blame` is the line that says who is to blame for a divergence."""
     lines = [_headline(verdict)]
     if verdict.divergence is not None:
         lines += _divergence_lines(verdict.divergence)
-        lines.append(_row("to blame", _blame(verdict)))
+        lines.append(_row("to blame", blame or "unknown"))
     lines += _run_lines(journal, verdict)
     lines += [_row("note", note) for note in _notes(journal, verdict)]
     if verdict.reproduced is not None and verdict.divergence is None:
@@ -21,7 +22,7 @@ def as_text(journal: Journal, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def as_json(journal: Journal, verdict: Verdict) -> str:
+def as_json(journal: Journal, verdict: Verdict, blame: str | None) -> str:
     meta, code = verdict.meta, verdict.code
     report: dict[str, Any] = {
         "outcome": _outcome(verdict),
@@ -31,7 +32,7 @@ def as_json(journal: Journal, verdict: Verdict) -> str:
         "is_live": journal.is_live,
         "divergence": verdict.divergence and verdict.divergence._asdict(),
         "reproduced": verdict.reproduced and msgspec.structs.asdict(verdict.reproduced),
-        "blame": _blame(verdict) if verdict.divergence else None,
+        "blame": blame,
         "source_hash": {"recorded": meta.source_hash.hex(), "running": code.source_hash.hex()},
         "logic_version": {"recorded": meta.logic_version, "running": code.logic_version},
         "version": meta.version,
@@ -71,18 +72,6 @@ def _divergence_lines(divergence: Divergence) -> list[str]:
     if divergence.components:
         rows.append(("components", ", ".join(divergence.components)))
     return [_row(name, text) for name, text in rows]
-
-
-def _blame(verdict: Verdict) -> str:
-    meta, code = verdict.meta, verdict.code
-    if meta.logic_version != code.logic_version:
-        return f"another logic version: {meta.logic_version} then, {code.logic_version} now"
-    if meta.source_hash != code.source_hash:
-        return "the code: its source has changed since"
-    return (
-        "neither the code nor the configuration has changed: the core is not deterministic, "
-        "or another program wrote these records"
-    )
 
 
 def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +10,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tokenreel.actors.core.config import LOGIC_VERSION, CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest
 from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
-from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
+from tokenreel.messages.codec import CoreEvent, Effect, decode, encode, tag_of
 from tokenreel.messages.journal import EFFECT, INPUT
-from tokenreel.messages.steps import SampledTokens, StepCompleted, StepScheduled
+from tokenreel.messages.journal_reader import SegmentReader
+from tokenreel.messages.steps import SampledTokens, StepCompleted, StepDecided, StepScheduled
 from tokenreel.tools.replay import (
     EXIT_DAMAGED,
+    EXIT_DIVERGED,
     EXIT_EQUAL,
     EXIT_MISSING,
     EXIT_USAGE,
@@ -144,6 +148,26 @@ def test_the_module_is_a_command(run: Path) -> None:
     assert finished.returncode == EXIT_EQUAL
     assert finished.stdout.startswith("equal: every effect and every step's digest")
     assert finished.stderr == ""
+
+
+def test_records_that_this_code_would_not_have_written_are_blamed_on_the_journal(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole and well linked, but with another number in one step's record."""
+    recorder = Recorder.create(tmp_path, describe_run(CONFIG, LOGIC_VERSION), sync="none")
+    records = list(SegmentReader((run / "engine-1-0.tkr").read_bytes(), "s"))[1:-1]
+    for record in records:
+        payload = record.payload
+        message = decode(payload)
+        if isinstance(message, StepDecided) and message.step_id == 30:
+            payload = encode(structs.replace(message, num_free_blocks=-1))
+        recorder.append(record.type, record.flags & (INPUT | EFFECT), payload, record.t_ns)
+    recorder.close()
+    assert main(["verify", str(recorder.run_dir)]) == EXIT_DIVERGED
+    text = capsys.readouterr().out
+    assert re.search("difference +StepDecided.num_free_blocks", text)
+    assert re.search(r"step +30 \(the last one that agreed: 29\)", text)
+    assert re.search("to blame +the journal", text)
 
 
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["dance"], ["verify", "a", "b"]])

@@ -336,14 +336,8 @@ def test_after_a_gap_the_replay_goes_on_from_the_snapshot(
     assert verdict.divergence is None
     assert (verdict.totals.num_gaps, verdict.totals.num_records_lost) == (1, 6)
     assert verdict.totals.num_steps == 2
-    assert "1 gap: 6 records never written" in as_text(
-        open_journal(tmp_path_run(tmp_path)), verdict
-    )
-
-
-def tmp_path_run(directory: Path) -> Path:
-    [run] = [path for path in directory.iterdir() if path.is_dir()]
-    return run
+    journal = open_journal(capture.recorder.run_dir)
+    assert "1 gap: 6 records never written" in as_text(journal, verdict, None)
 
 
 def test_the_report_names_both_versions_of_the_code(
