@@ -7,8 +7,6 @@ batch would leave most of a GPU idle. The cache is paged as in PagedAttention (K
 
 # mypy: disable-error-code="untyped-decorator"
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -81,6 +79,7 @@ def paged_decode_attention(
         BLOCK_KEYS=block_keys,
         num_warps=4,
         num_stages=3,
+        enable_fp_fusion=True,
     )
     if num_splits > 1:
         merge_splits_kernel[(num_seqs, num_heads)](
@@ -95,6 +94,7 @@ def paged_decode_attention(
             BLOCK_DIM=block_dim,
             BLOCK_KEYS=block_keys,
             num_warps=4,
+            enable_fp_fusion=True,
         )
 
 
@@ -137,24 +137,24 @@ def paged_decode_attention_reference(
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def decode_split_kernel(
-    output: Any,
-    partial_output: Any,
-    partial_lse: Any,
-    query: Any,
-    key_cache: Any,
-    value_cache: Any,
-    query_start_loc: Any,
-    context_lens: Any,
-    block_tables: Any,
-    scale_log2: Any,
-    query_stride_token: Any,
-    query_stride_head: Any,
-    cache_stride_block: Any,
-    cache_stride_slot: Any,
-    cache_stride_head: Any,
-    table_stride: Any,
+    output: tl.tensor,
+    partial_output: tl.tensor,
+    partial_lse: tl.tensor,
+    query: tl.tensor,
+    key_cache: tl.tensor,
+    value_cache: tl.tensor,
+    query_start_loc: tl.tensor,
+    context_lens: tl.tensor,
+    block_tables: tl.tensor,
+    scale_log2: tl.tensor,
+    query_stride_token: tl.tensor,
+    query_stride_head: tl.tensor,
+    cache_stride_block: tl.tensor,
+    cache_stride_slot: tl.tensor,
+    cache_stride_head: tl.tensor,
+    table_stride: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     HEADS_PER_KV_HEAD: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -226,11 +226,11 @@ def decode_split_kernel(
 
 @triton.jit
 def merge_splits_kernel(
-    output: Any,
-    partial_output: Any,
-    partial_lse: Any,
-    query_start_loc: Any,
-    context_lens: Any,
+    output: tl.tensor,
+    partial_output: tl.tensor,
+    partial_lse: tl.tensor,
+    query_start_loc: tl.tensor,
+    context_lens: tl.tensor,
     HEAD_DIM: tl.constexpr,
     SLIDING_WINDOW: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
@@ -267,11 +267,11 @@ def merge_splits_kernel(
 
 @triton.jit
 def _split_size(
-    context_len: Any,
+    context_len: tl.tensor,
     SLIDING_WINDOW: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """The first key that the last token sees, and how many keys a split takes.
 
     Both kernels ask, so that they agree which splits are empty.

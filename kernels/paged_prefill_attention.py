@@ -7,8 +7,6 @@ cache is paged as in PagedAttention (Kwon et al. 2023).
 
 # mypy: disable-error-code="untyped-decorator"
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -18,7 +16,8 @@ from tokenreel.kernels.backend import AttentionMetadata
 from tokenreel.kernels.paged_softmax import LOG2_E, attend_to_keys
 
 MAX_ROWS = 128
-"""Rows of a tile: query tokens times the query heads that share a KV head."""
+"""Rows of a tile: query tokens times the query heads that share a KV head. Float32 has no tensor
+cores of full precision, and its tiles live in registers: a quarter of the rows."""
 TILE_BYTES = 16 << 10
 """One tile of keys; a tile of queries takes twice as much at most."""
 
@@ -49,7 +48,7 @@ def paged_prefill_attention(
     block_keys = min(64, max(16, TILE_BYTES // row_bytes))
     rows = min(
         triton.next_power_of_2(metadata.max_query_len * heads_per_kv_head),
-        MAX_ROWS,
+        MAX_ROWS if query.element_size() < 4 else MAX_ROWS // 4,
         2 * TILE_BYTES // row_bytes,
     )
     block_rows = max(16, rows, triton.next_power_of_2(heads_per_kv_head))
@@ -82,6 +81,7 @@ def paged_prefill_attention(
         BLOCK_KEYS=block_keys,
         num_warps=8 if block_rows * block_dim >= 128 * 128 else 4,
         num_stages=2,
+        enable_fp_fusion=True,
     )
 
 
@@ -119,23 +119,23 @@ def paged_prefill_attention_reference(
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs", "table_stride"])
 def prefill_kernel(
-    output: Any,
-    query: Any,
-    key_cache: Any,
-    value_cache: Any,
-    query_start_loc: Any,
-    context_lens: Any,
-    block_tables: Any,
-    num_seqs: Any,
-    scale_log2: Any,
-    query_stride_token: Any,
-    query_stride_head: Any,
-    cache_stride_block: Any,
-    cache_stride_slot: Any,
-    cache_stride_head: Any,
-    table_stride: Any,
+    output: tl.tensor,
+    query: tl.tensor,
+    key_cache: tl.tensor,
+    value_cache: tl.tensor,
+    query_start_loc: tl.tensor,
+    context_lens: tl.tensor,
+    block_tables: tl.tensor,
+    num_seqs: tl.tensor,
+    scale_log2: tl.tensor,
+    query_stride_token: tl.tensor,
+    query_stride_head: tl.tensor,
+    cache_stride_block: tl.tensor,
+    cache_stride_slot: tl.tensor,
+    cache_stride_head: tl.tensor,
+    table_stride: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     HEADS_PER_KV_HEAD: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -213,7 +213,9 @@ def prefill_kernel(
 
 
 @triton.jit
-def _find_sequence(tile: Any, query_start_loc: Any, num_seqs: Any, TOKENS: tl.constexpr) -> Any:
+def _find_sequence(
+    tile: tl.tensor, query_start_loc: tl.tensor, num_seqs: tl.tensor, TOKENS: tl.constexpr
+) -> tl.tensor:
     """The last sequence whose first tile is not after `tile`, by bisection."""
     low = tl.full((), 0, tl.int32)
     high = num_seqs - 1
@@ -227,6 +229,6 @@ def _find_sequence(tile: Any, query_start_loc: Any, num_seqs: Any, TOKENS: tl.co
 
 
 @triton.jit
-def _first_tile(query_start: Any, seq: Any, TOKENS: tl.constexpr) -> Any:
+def _first_tile(query_start: tl.tensor, seq: tl.tensor, TOKENS: tl.constexpr) -> tl.tensor:
     """Where a sequence's tiles begin in the grid: room for one tile that is not full, each."""
     return query_start // TOKENS + seq

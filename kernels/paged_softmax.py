@@ -6,8 +6,6 @@ a larger score turns up, as in FlashAttention-2 (Dao 2023). Sums and exponential
 
 # mypy: disable-error-code="untyped-decorator"
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -17,22 +15,22 @@ LOG2_E = 1.4426950408889634
 
 @triton.jit
 def attend_to_keys(
-    query: Any,
-    row_positions: Any,
-    first_key: Any,
-    first_masked_key: Any,
-    stop_key: Any,
-    key_cache: Any,
-    value_cache: Any,
-    block_table: Any,
-    cache_stride_block: Any,
-    cache_stride_slot: Any,
-    scale_log2: Any,
+    query: tl.tensor,
+    row_positions: tl.tensor,
+    first_key: tl.tensor,
+    first_masked_key: tl.tensor,
+    stop_key: tl.tensor,
+    key_cache: tl.tensor,
+    value_cache: tl.tensor,
+    block_table: tl.tensor,
+    cache_stride_block: tl.tensor,
+    cache_stride_slot: tl.tensor,
+    scale_log2: tl.tensor,
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     SLIDING_WINDOW: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Attends from each row of `query` to the keys at positions [first_key, stop_key).
 
     query [rows, dims], zero beyond HEAD_DIM; row_positions [rows]. The caches point to the KV
@@ -93,25 +91,25 @@ def attend_to_keys(
 
 @triton.jit
 def _attend_to_tile(
-    accumulator: Any,
-    row_max: Any,
-    row_sum: Any,
-    query: Any,
-    row_positions: Any,
-    first: Any,
-    stop_key: Any,
-    key_cache: Any,
-    value_cache: Any,
-    block_table: Any,
-    cache_stride_block: Any,
-    cache_stride_slot: Any,
-    scale_log2: Any,
+    accumulator: tl.tensor,
+    row_max: tl.tensor,
+    row_sum: tl.tensor,
+    query: tl.tensor,
+    row_positions: tl.tensor,
+    first: tl.tensor,
+    stop_key: tl.tensor,
+    key_cache: tl.tensor,
+    value_cache: tl.tensor,
+    block_table: tl.tensor,
+    cache_stride_block: tl.tensor,
+    cache_stride_slot: tl.tensor,
+    scale_log2: tl.tensor,
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     SLIDING_WINDOW: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
     MASKED: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Adds BLOCK_KEYS keys to the running softmax."""
     dims = tl.arange(0, query.shape[1])
     positions = first + tl.arange(0, BLOCK_KEYS)

@@ -2,8 +2,6 @@
 
 # mypy: disable-error-code="untyped-decorator"
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -35,6 +33,7 @@ def store_kv(
         HEAD_DIM=head_dim,
         ROW_BLOCK=row_block,
         num_warps=min(8, max(1, row_block // 256)),
+        enable_fp_fusion=True,
     )
 
 
@@ -49,15 +48,15 @@ def store_kv_reference(
 
 @triton.jit
 def store_kv_kernel(
-    key: Any,
-    value: Any,
-    key_cache: Any,
-    value_cache: Any,
-    slot_mapping: Any,
-    key_stride_token: Any,
-    key_stride_head: Any,
-    value_stride_token: Any,
-    value_stride_head: Any,
+    key: tl.tensor,
+    value: tl.tensor,
+    key_cache: tl.tensor,
+    value_cache: tl.tensor,
+    slot_mapping: tl.tensor,
+    key_stride_token: tl.tensor,
+    key_stride_head: tl.tensor,
+    value_stride_token: tl.tensor,
+    value_stride_head: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ROW_BLOCK: tl.constexpr,

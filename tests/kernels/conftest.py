@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tokenreel.kernels.backend import AttentionMetadata
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from tokenreel.kernels.backend import AttentionMetadata
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
