@@ -123,30 +123,13 @@ def _plain_messages(messages: Messages) -> list[dict[str, Any]]:
 
 
 def _plain_message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Null counts as absent, as in transformers; text parts become one text, as in vLLM."""
+    """Null counts as absent, as in transformers: templates test for a key, not for its value."""
     plain = {key: value for key, value in message.items() if value is not None}
     if not isinstance(plain.get("role"), str) or not plain["role"]:
         raise ChatError(f"message {index} has no role")
-    content = plain.get("content", "")
-    if isinstance(content, list | tuple):
-        plain["content"] = "\n".join(_part_text(index, part) for part in content)
-    elif not isinstance(content, str):
-        raise ChatError(f"the content of message {index} is neither a text nor a list of parts")
+    if not isinstance(plain.get("content", ""), str):
+        raise ChatError(f"the content of message {index} is no text")
     return plain
-
-
-def _part_text(index: int, part: object) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping):
-        text = part.get("text")
-        if part.get("type", "text") == "text" and isinstance(text, str):
-            return text
-        if part.get("type", "text") != "text":
-            raise ChatError(
-                f"message {index} has a part of type {part['type']!r}: this model reads text only"
-            )
-    raise ChatError(f"message {index} has a part without text")
 
 
 def _bounded(pieces: Iterable[str], max_chars: int) -> Iterator[str]:

@@ -1,8 +1,12 @@
-"""Small tokenizers of the kinds that language models have, trained in a moment, and a model
-directory around one of them."""
+"""Small tokenizers of the kinds that language models have, trained in a moment; a model directory
+around one of them; and an actor among peers with real sockets."""
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,15 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from tokenreel.actors.runtime.actor import Actor, ActorRuntime
+from tokenreel.actors.runtime.channels import Inbox, Outbox, new_context
+from tokenreel.actors.runtime.clock import SystemClock
+from tokenreel.actors.runtime.topology import ROLES, SUPERVISOR, Topology, identity
+from tokenreel.messages.codec import Message, decode, encode
+from tokenreel.messages.options import EngineOptions
+
+PATIENCE_S = 60.0
 
 CORPUS = [
     "the cat sat on the mat and the dog ate the cake ",
@@ -146,3 +159,80 @@ def make_model_dir(tmp_path: Path, tokenizers_by_kind: dict[str, Tokenizer]) -> 
         return tmp_path
 
     return make
+
+
+class Peers:
+    """One actor in this process, and real sockets for everybody it talks with."""
+
+    def __init__(
+        self, make: Callable[[ActorRuntime], Actor], role: str, options: EngineOptions
+    ) -> None:
+        self._run_dir = Path(tempfile.mkdtemp(prefix="peers-"))
+        topology = Topology(self._run_dir)
+        self._context = new_context()
+        peers = [peer for peer in (*ROLES, SUPERVISOR) if peer != role]
+        self._inboxes = {peer: Inbox(self._context, topology.address(peer)) for peer in peers}
+        self._inbox = Inbox(self._context, topology.address(role))
+        self._outboxes = {
+            peer: Outbox(self._context, topology.address(role), identity(peer, 0, 1))
+            for peer in peers
+        }
+        self._actors_outboxes = {
+            peer: Outbox(self._context, topology.address(peer), identity(role, 0, 1))
+            for peer in peers
+        }
+        self._loop = asyncio.new_event_loop()
+        runtime = ActorRuntime(
+            role=role,
+            options=options,
+            topology=topology,
+            clock=SystemClock(),
+            inbox=self._inbox,
+            outboxes=self._actors_outboxes,
+            loop=self._loop,
+        )
+        self.actor = make(runtime)
+
+    def send(self, sender: str, *messages: Message | bytes, attachment: bytes = b"") -> None:
+        """Send them to the actor, and let it handle them as they come."""
+        for message in messages:
+            payload = message if isinstance(message, bytes) else encode(message)
+            self._outboxes[sender].send(payload, attachment)
+        num_left = len(messages)
+        while num_left:
+            assert self._inbox.poll(PATIENCE_S)
+            if frames := self._inbox.drain():
+                num_left -= len(frames)
+                self.actor.on_frames(frames)
+
+    def receive(self, peer: str) -> Message:
+        """The next message from the actor to `peer`."""
+        assert self._inboxes[peer].poll(PATIENCE_S), f"nothing came for {peer}"
+        (frame,) = self._inboxes[peer].drain(1)
+        return decode(frame.payload)
+
+    def close(self) -> None:
+        self.actor.close()
+        self._inbox.close()
+        for inbox in self._inboxes.values():
+            inbox.close()
+        for outbox in (*self._outboxes.values(), *self._actors_outboxes.values()):
+            outbox.close()
+        self._context.term()
+        self._loop.close()
+        shutil.rmtree(self._run_dir)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Callable[[ActorRuntime], Actor], str, EngineOptions], Peers]]:
+    """Makes an actor with its peers; `start` is the test's to call."""
+    with contextlib.ExitStack() as stack:
+
+        def make(
+            actor: Callable[[ActorRuntime], Actor], role: str, options: EngineOptions
+        ) -> Peers:
+            peers = Peers(actor, role, options)
+            stack.callback(peers.close)
+            return peers
+
+        yield make

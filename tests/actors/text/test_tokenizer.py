@@ -110,9 +110,12 @@ def test_a_text_whose_beginning_is_too_long_is_not_tokenized_to_its_end(
     model = ModelTokenizer.load(make_model_dir())
     encoded: list[int] = []
     encode = model._encode
-    monkeypatch.setattr(
-        model, "_encode", lambda text, special: encoded.append(len(text)) or encode(text, special)
-    )
+
+    def watched(text: str, add_special_tokens: bool) -> list[int]:
+        encoded.append(len(text))
+        return encode(text, add_special_tokens)
+
+    monkeypatch.setattr(model, "_encode", watched)
     text = "!" * model.max_chars(20_000)
     with pytest.raises(TextTooLong, match="in its first 80000 characters"):
         model.encode(text, add_special_tokens=False, max_tokens=20_000)
