@@ -26,13 +26,6 @@ class StoredSegment(NamedTuple):
     number: int
 
 
-def default_journal_dir() -> Path:
-    """`$XDG_STATE_HOME/tokenreel/journal`, or `~/.local/state/tokenreel/journal`."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    return base / "tokenreel" / "journal"
-
-
 def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 

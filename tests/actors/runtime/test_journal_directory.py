@@ -7,7 +7,6 @@ import pytest
 
 from tokenreel.actors.runtime.journal_directory import (
     MAX_RUNS,
-    default_journal_dir,
     is_live,
     is_run_id,
     lock_run,
@@ -15,15 +14,6 @@ from tokenreel.actors.runtime.journal_directory import (
     runs_in,
     segments_of,
 )
-
-
-def test_the_default_place_is_the_users_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", "/srv/state")
-    assert default_journal_dir() == Path("/srv/state/tokenreel/journal")
-    monkeypatch.setenv("HOME", "/home/ada")
-    for unset in ("", "relative/path"):
-        monkeypatch.setenv("XDG_STATE_HOME", unset)
-        assert default_journal_dir() == Path("/home/ada/.local/state/tokenreel/journal")
 
 
 def test_segments_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
