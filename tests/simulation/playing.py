@@ -1,6 +1,7 @@
 """Plays a scenario against the checking worker, with every invariant checked after every event."""
 
 from checking_worker import CheckingWorker, output_token
+from write_watch import WriteWatch
 
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
@@ -27,9 +28,16 @@ def limits(**changes: object) -> CoreConfig:
     return CoreConfig(**values)  # type: ignore[arg-type]
 
 
-def observe(engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
-    check(engine)
-    check_step(engine, effects)
+class Watching:
+    """Checks everything after every event."""
+
+    def __init__(self) -> None:
+        self._writes = WriteWatch()
+
+    def __call__(self, engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
+        check(engine)
+        check_step(engine, effects)
+        self._writes.note(engine, effects)
 
 
 def play(config: CoreConfig, *requests: ScenarioRequest, max_turns: int = 2000) -> Transcript:
@@ -41,7 +49,7 @@ def play(config: CoreConfig, *requests: ScenarioRequest, max_turns: int = 2000) 
         vocab_size=config.vocab_size,
         max_num_seqs=config.max_num_seqs,
     )
-    player = Player(scenario, worker, observe)
+    player = Player(scenario, worker, Watching())
     transcript = player.play()
     check_quiet(player.engine)
     for (number, index), tokens in transcript.outputs.items():

@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 from checking_worker import CheckingWorker, output_token
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from playing import VOCAB_SIZE, limits
+from write_watch import WriteWatch
 
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
@@ -45,6 +46,7 @@ from tokenreel.messages.sampling import (
 )
 from tokenreel.messages.steps import (
     SequenceFailure,
+    SequencePreempted,
     StepBegan,
     StepCompleted,
     StepScheduled,
@@ -107,13 +109,14 @@ class EngineMachine(RuleBasedStateMachine):
         self.undelivered: list[SeqId] = []
         self.live_keys: dict[RequestKey, None] = {}
         self.aborted: set[RequestKey] = set()
+        self.writes = WriteWatch()
         self.log: list[tuple[CoreEvent, list[Effect]]] = []
 
     # Events.
 
     @rule(
-        length=st.integers(1, 30),
-        max_tokens=st.integers(1, 12),
+        length=st.integers(1, 20),
+        max_tokens=st.integers(1, 16),
         group=st.integers(0, 2),
         n=st.integers(1, 3),
         priority=st.integers(-1, 2),
@@ -171,6 +174,17 @@ class EngineMachine(RuleBasedStateMachine):
             failures = [SequenceFailure(failed.seq_id, "logits are not finite")]
         self.apply(StepCompleted(completed.step_id, outputs, 0, 0, failures))
 
+    @rule(turns=st.integers(1, 12), num_kept_open=st.integers(0, 2))
+    def run(self, turns: int, num_kept_open: int) -> None:
+        """As the shell would: the pipeline full, completions as they come."""
+        for _ in range(turns):
+            while self.engine.wants_step():
+                self.begin_step()
+                check(self.engine)
+            if len(self.dispatched) > num_kept_open:
+                self.complete_step()
+                check(self.engine)
+
     @rule(number=st.integers(0, 30))
     def abort(self, number: int) -> None:
         """Of a live request, a finished one, or one that is still to come."""
@@ -208,10 +222,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     # What must follow.
 
-    def apply(self, event: CoreEvent) -> None:
-        effects = self.engine.apply(event)
-        self.log.append((event, effects))
+    def apply(self, happening: CoreEvent) -> None:
+        effects = self.engine.apply(happening)
+        self.log.append((happening, effects))
         check_step(self.engine, effects)
+        self.writes.note(self.engine, effects)
         for effect in effects:
             self.take(effect)
 
@@ -237,6 +252,8 @@ class EngineMachine(RuleBasedStateMachine):
                 assert sequences, "an empty emission"
                 for tokens in sequences:
                     self.receive(tokens)
+            case SequencePreempted():
+                event("preempted")
             case _:
                 pass
 
@@ -305,8 +322,8 @@ class EngineMachine(RuleBasedStateMachine):
     def check_replay(self) -> None:
         """The same events, applied anew, have the same effects."""
         engine = Engine(self.config)
-        for event, effects in self.log:
-            assert engine.apply(event) == effects
+        for happening, effects in self.log:
+            assert engine.apply(happening) == effects
         assert engine.state_digest() == self.engine.state_digest()
 
 
