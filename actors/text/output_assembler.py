@@ -231,23 +231,16 @@ class OutputAssembler:
         self, logprobs: SequenceLogprobs, token_ids: list[int], num_skipped: int
     ) -> list[TokenLogprob]:
         """One entry for every token that counts, stop tokens included."""
+        token_text = self._tokenizer.token_text
         described = []
         for place, token_id in enumerate(token_ids, num_skipped):
             if place >= len(logprobs.sampled):
                 break
-            token, data = self._token(token_id)
+            top = []
             rivals = zip(logprobs.top_ids[place], logprobs.top[place], strict=True)
-            top = [(*self._token(rival), logprob) for rival, logprob in rivals]
-            described.append(
-                TokenLogprob(
-                    token,
-                    logprobs.sampled[place],
-                    data,
-                    [(text, logprob, data) for text, data, logprob in top],
-                )
-            )
+            for rival_id, rival_logprob in rivals:
+                text, data = token_text(rival_id)
+                top.append((text, rival_logprob, data))
+            text, data = token_text(token_id)
+            described.append(TokenLogprob(text, logprobs.sampled[place], data, top))
         return described
-
-    def _token(self, token_id: int) -> tuple[str, bytes]:
-        data = self._tokenizer.token_bytes(token_id)
-        return data.decode(errors="replace"), data

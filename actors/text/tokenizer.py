@@ -129,14 +129,16 @@ class ModelTokenizer:
         skipped = self.special_token_ids if skip_special_tokens else frozenset()
         return WindowDetokenizer(self._tokenizer, skipped, prompt_tail)
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """What a token stands for in the middle of a text, special tokens included. Bytes, because
-        a token may be part of a character."""
+    def token_text(self, token_id: int) -> tuple[str, bytes]:
+        """What a token stands for in the middle of a text, special tokens included: as text, with
+        U+FFFD where it is a part of a character only, and as bytes."""
         if self._pieces is not None:
-            return self._pieces[token_id].data
+            text, data, _ = self._pieces[token_id]
+            return data.decode(errors="replace") if text is None else text, data
         if token_string(self._tokenizer, token_id) is None:
-            return b""
-        return self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
+            return "", b""
+        text = self._tokenizer.decode([token_id], skip_special_tokens=False)
+        return text, text.encode()
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         token_ids: list[int] = self._tokenizer.encode(

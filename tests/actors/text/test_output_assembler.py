@@ -72,7 +72,7 @@ def ids(model: ModelTokenizer, text: str) -> list[int]:
 
 def letters(model: ModelTokenizer, text: str) -> list[int]:
     """One token per byte."""
-    by_bytes = {model.token_bytes(token): token for token in reversed(range(model.vocab_size))}
+    by_bytes = {model.token_text(token)[1]: token for token in reversed(range(model.vocab_size))}
     return [by_bytes[bytes([byte])] for byte in text.encode()]
 
 
