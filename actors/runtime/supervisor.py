@@ -155,11 +155,11 @@ class Supervisor:
             return
         child = self._children[role]
         await self._until(lambda: role in self._reasons or self._is_hurried(), LAST_WORDS_S)
-        reason = self._reasons.get(role)
-        line = f"{role} failed: {reason}" if reason else f"{role} {child.describe_exit()}"
-        self._console.complain(line)
+        told = self._reasons.get(role)
+        reason = f"failed: {told}" if told else child.describe_exit()
+        self._console.complain(f"{role} {reason}")
         if has_streams:
-            self._tell(FRONTEND, ActorDied(role, child.rank, line))
+            self._tell(FRONTEND, ActorDied(role, child.rank, reason))
             await self._until(
                 lambda: self._drained is not None or not self._runs(FRONTEND) or self._is_hurried(),
                 END_STREAMS_S,
