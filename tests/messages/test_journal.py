@@ -57,6 +57,16 @@ def test_a_header_comes_back_as_it_was() -> None:
     assert decode_header(encoded, "s") == header
 
 
+def test_a_header_has_the_documented_layout() -> None:
+    encoded = encode_header(
+        SegmentHeader("run", 2, 3, 4, 5, 6, salt=7, flags=1, previous_length=8, previous_crc=9)
+    )
+    assert encoded[:16] == b"\x89TKREEL\n" + pack("<HHI", 1, 104, 1)
+    assert encoded[16:48] == b"run" + bytes(29)
+    assert encoded[48:100] == pack("<IIQQQQIII", 2, 3, 4, 5, 6, 8, 9, 7, 0)
+    assert encoded[100:] == pack("<I", crc32(encoded[:100]))
+
+
 def test_every_flipped_bit_of_a_header_is_refused() -> None:
     encoded = encode_header(HEADER)
     for bit in range(8 * HEADER_BYTES):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec import msgpack, structs
 
 from tokenreel.actors.core.config import LOGIC_VERSION, CoreConfig
 from tokenreel.actors.core.engine import Engine
@@ -18,7 +18,7 @@ from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest
 from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import CoreEvent, Effect, decode, encode, tag_of
-from tokenreel.messages.journal import EFFECT, INPUT
+from tokenreel.messages.journal import EFFECT, IGNORABLE, INPUT
 from tokenreel.messages.journal_reader import SegmentReader
 from tokenreel.messages.steps import SampledTokens, StepCompleted, StepDecided, StepScheduled
 from tokenreel.tools.replay import (
@@ -278,3 +278,50 @@ def test_damage_to_a_file_never_ends_in_a_traceback_or_a_wrong_answer(
     else:  # a torn tail at the end, or a first segment that might have been dropped for room
         assert exit_code == EXIT_EQUAL
         assert "note" in captured.out
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.integers(0, 2**30),
+    st.integers(0, 2**30),
+    st.one_of(
+        st.binary(min_size=1, max_size=1),
+        st.binary(max_size=30),
+        st.integers(-(2**63), 2**64 - 1).map(msgpack.encode),
+    ),
+    st.sampled_from([INPUT, EFFECT, INPUT | EFFECT, 0, IGNORABLE]),
+    st.booleans(),
+)
+def test_records_of_any_content_get_a_verdict_or_a_refusal(
+    run: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    which: int,
+    position: int,
+    bytes_there: bytes,
+    flags: int,
+    keeps_flags: bool,
+) -> None:
+    """What a writer gone wrong could leave: whole records that do not say what they should."""
+    records = list(SegmentReader((run / "engine-1-0.tkr").read_bytes(), "s"))[1:300]
+    victim = which % len(records)
+    recorder = Recorder.create(
+        tmp_path_factory.mktemp("odd"), describe_run(CONFIG, LOGIC_VERSION), sync="none"
+    )
+    for index, record in enumerate(records):
+        payload, of_record = record.payload, record.flags & (INPUT | EFFECT)
+        if index == victim:
+            at = position % (len(payload) + 1)
+            payload = payload[:at] + bytes_there + payload[at + len(bytes_there) :]
+            of_record = of_record if keeps_flags else flags
+        recorder.append(record.type, of_record, payload, record.t_ns)
+    recorder.close()
+    exit_code = main(["verify", "--once", str(recorder.run_dir)])
+    captured = capsys.readouterr()
+    assert exit_code in (EXIT_EQUAL, EXIT_DIVERGED, EXIT_DAMAGED), captured.err
+    assert captured.err.count("\n") == (exit_code == EXIT_DAMAGED)
