@@ -14,7 +14,10 @@ class SequenceText:
     def __init__(self, detokenizer: IncrementalDetokenizer, params: TextParams) -> None:
         self._detokenizer = detokenizer
         self._matcher = (
-            StopStringMatcher(compile_stop_strings(params.stop), params.include_stop_str_in_output)
+            StopStringMatcher(
+                compile_stop_strings(params.stop),
+                includes_match=params.include_stop_str_in_output,
+            )
             if params.stop
             else None
         )
@@ -53,6 +56,6 @@ class SequenceText:
     def _scan(self, text: str) -> str:
         if self._matcher is None or not text:
             return text
-        scan = self._matcher.push(text, self.num_tokens > self._min_tokens)
+        scan = self._matcher.push(text, may_match=self.num_tokens > self._min_tokens)
         self.matched = scan.matched
         return scan.text

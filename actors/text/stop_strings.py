@@ -2,74 +2,50 @@
 
 The rule: the stop string that is complete first wins, that is the one whose last character comes
 first in the text; of several that end with the same character, the longest. So the outcome depends
-on the text alone and not on how tokens cut it. An Aho-Corasick automaton walks the text once: its
-state is the longest suffix of the text that begins a stop string.
+on the text alone and not on how tokens cut it. Each string is followed by Knuth, Morris and Pratt's
+method: the text is walked once, and what is remembered is how much of each string its end is.
 """
 
-from collections import deque
+from array import array
 from functools import lru_cache
 from typing import NamedTuple
 
 
-class StopStrings:
-    """The automaton for one set of non-empty strings. Immutable: sequences share it."""
+class StopString:
+    """One string to look for. Immutable: sequences share it."""
 
-    def __init__(self, strings: tuple[str, ...]) -> None:
-        if not all(strings):
+    __slots__ = ("_fallback", "size", "text")
+
+    def __init__(self, text: str) -> None:
+        if not text:
             raise ValueError("a stop string is empty")
-        # One entry per state; state 0 is the empty suffix.
-        self.edges: list[dict[str, int]] = [{}]
-        self.fallback = [0]
-        """The state of the longest proper suffix that begins a stop string."""
-        self.ending: list[str | None] = [None]
-        """The longest stop string that is complete in this state."""
-        self._depth = [0]
-        for string in strings:
-            self._insert(string)
-        self.num_held = [0] * len(self.edges)
-        """Characters at the end of the text that may be the beginning of a stop string."""
-        self._link()
-        self.first_characters = frozenset(self.edges[0])
+        self.text = text
+        self.size = len(text)
+        self._fallback = array("i", [0, 0])
+        """At k: the most characters, fewer than k, that text[:k] both begins and ends with."""
+        for place in range(1, self.size):
+            self._fallback.append(self.step(self._fallback[place], text[place]))
 
-    def _insert(self, string: str) -> None:
-        state = 0
-        for character in string:
-            target = self.edges[state].get(character)
-            if target is None:
-                target = self.edges[state][character] = len(self.edges)
-                self.edges.append({})
-                self.fallback.append(0)
-                self.ending.append(None)
-                self._depth.append(self._depth[state] + 1)
-            state = target
-        self.ending[state] = string
-
-    def _link(self) -> None:
-        """Breadth first, so that whatever a state falls back to is done."""
-        queue = deque([0])
-        while queue:
-            state = queue.popleft()
-            fallback = self.fallback[state]
-            self.ending[state] = self.ending[state] or self.ending[fallback]
-            is_beginning = bool(self.edges[state])
-            self.num_held[state] = self._depth[state] if is_beginning else self.num_held[fallback]
-            for character, target in self.edges[state].items():
-                self.fallback[target] = self.step(fallback, character) if state else 0
-                queue.append(target)
-
-    def step(self, state: int, character: str) -> int:
-        """The state after one more character."""
-        while (target := self.edges[state].get(character)) is None:
-            if state == 0:
+    def step(self, num_matched: int, character: str) -> int:
+        """How many of the first characters end a text, after one more character of it."""
+        text = self.text
+        if num_matched == self.size:
+            num_matched = self._fallback[num_matched]
+        while text[num_matched] != character:
+            if num_matched == 0:
                 return 0
-            state = self.fallback[state]
-        return target
+            num_matched = self._fallback[num_matched]
+        return num_matched + 1
+
+    def num_open(self, num_matched: int) -> int:
+        """Of the end of a text, the characters that may still become the string."""
+        return self._fallback[num_matched] if num_matched == self.size else num_matched
 
 
 @lru_cache(maxsize=64)
-def compile_stop_strings(strings: tuple[str, ...]) -> StopStrings:
+def compile_stop_strings(strings: tuple[str, ...]) -> tuple[StopString, ...]:
     """Clients send the same few strings again and again."""
-    return StopStrings(strings)
+    return tuple(StopString(string) for string in strings)
 
 
 class StopScan(NamedTuple):
@@ -80,40 +56,59 @@ class StopScan(NamedTuple):
 
 
 class StopStringMatcher:
-    """One sequence's place in the automaton, and the text that it holds back."""
+    """How far one sequence is in each string, and the text that it holds back."""
 
-    __slots__ = ("_held", "_include_match", "_state", "_strings")
+    __slots__ = (
+        "_first_characters",
+        "_held",
+        "_includes_match",
+        "_is_idle",
+        "_num_matched",
+        "_strings",
+    )
 
-    def __init__(self, strings: StopStrings, include_match: bool) -> None:
+    def __init__(self, strings: tuple[StopString, ...], *, includes_match: bool) -> None:
         self._strings = strings
-        self._include_match = include_match
+        self._first_characters = {string.text[0] for string in strings}
+        self._includes_match = includes_match
         """The matched string stays in the text, so there is nothing to hold back."""
-        self._state = 0
+        self._num_matched = [0] * len(strings)
+        self._is_idle = True
+        """No string has begun."""
         self._held = ""
 
-    def push(self, text: str, may_match: bool = True) -> StopScan:
+    def push(self, text: str, *, may_match: bool = True) -> StopScan:
         """More text. With `may_match` false, a stop string that ends in it is ordinary text."""
-        strings, state = self._strings, self._state
-        if state == 0 and strings.first_characters.isdisjoint(text):
+        if self._is_idle and self._first_characters.isdisjoint(text):
             return StopScan(text, None)
         for index, character in enumerate(text):
-            state = strings.step(state, character)
-            matched = strings.ending[state]
-            if matched is not None and may_match:
+            matched = self._step(character)
+            if matched and may_match:
                 return self._cut(text[: index + 1], matched)
-        self._state = state
-        if self._include_match:
+        self._is_idle = not any(self._num_matched)
+        if self._includes_match:
             return StopScan(text, None)
         text = self._held + text
-        end = len(text) - strings.num_held[state]
+        end = len(text) - max(map(StopString.num_open, self._strings, self._num_matched))
         self._held = text[end:]
         return StopScan(text[:end], None)
 
     def flush(self) -> str:
         """The text held back, when no more will come."""
-        held, self._held, self._state = self._held, "", 0
+        held, self._held = self._held, ""
         return held
+
+    def _step(self, character: str) -> str:
+        """The longest string that ends here; empty if none does."""
+        matched = ""
+        for place, string in enumerate(self._strings):
+            num_matched = self._num_matched[place] = string.step(
+                self._num_matched[place], character
+            )
+            if num_matched == string.size > len(matched):
+                matched = string.text
+        return matched
 
     def _cut(self, text: str, matched: str) -> StopScan:
         text = self.flush() + text
-        return StopScan(text if self._include_match else text[: -len(matched)], matched)
+        return StopScan(text if self._includes_match else text[: -len(matched)], matched)

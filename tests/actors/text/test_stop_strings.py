@@ -1,12 +1,13 @@
 """Stop strings are found as in the whole text, and as little as possible is held back."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreel.actors.text.incremental import IncrementalDetokenizer
 from tokenreel.actors.text.sequence_text import SequenceText
-from tokenreel.actors.text.stop_strings import StopStringMatcher, StopStrings
+from tokenreel.actors.text.stop_strings import StopStringMatcher, compile_stop_strings
 from tokenreel.messages.sampling import TextParams
 
 FEW_LETTERS = st.text("ab!", max_size=5)
@@ -62,9 +63,8 @@ def test_the_match_is_the_one_that_the_whole_text_has(
     texts: list[str], rest: str, stops: tuple[str, ...], include: bool, min_tokens: int
 ) -> None:
     expected, stop, num_tokens = naive(texts, rest, stops, include, min_tokens)
-    detokenizer: IncrementalDetokenizer = Letters(texts, rest)
     params = TextParams(stop=stops, include_stop_str_in_output=include, min_tokens=min_tokens)
-    sequence = SequenceText(detokenizer, params)
+    sequence = SequenceText(Letters(texts, rest), params)
     text = "".join(sequence.push([token]) for token in range(len(texts))) + sequence.finish()
     assert (text, sequence.matched, sequence.num_tokens) == (expected, stop, num_tokens)
     assert sequence.num_chars == len(text)
@@ -88,7 +88,7 @@ def test_tokens_that_come_together_give_what_single_ones_give(
 def test_exactly_what_may_become_a_stop_string_is_held_back(
     texts: list[str], stops: tuple[str, ...]
 ) -> None:
-    matcher = StopStringMatcher(StopStrings(stops), include_match=False)
+    matcher = StopStringMatcher(compile_stop_strings(stops), includes_match=False)
     seen = left = ""
     for text in texts:
         scan = matcher.push(text)
@@ -103,7 +103,7 @@ def test_exactly_what_may_become_a_stop_string_is_held_back(
 def test_nothing_is_held_back_when_the_stop_string_belongs_to_the_text(
     texts: list[str], stops: tuple[str, ...]
 ) -> None:
-    matcher = StopStringMatcher(StopStrings(stops), include_match=True)
+    matcher = StopStringMatcher(compile_stop_strings(stops), includes_match=True)
     for text in texts:
         scan = matcher.push(text)
         if scan.matched is not None:
@@ -112,7 +112,7 @@ def test_nothing_is_held_back_when_the_stop_string_belongs_to_the_text(
 
 
 def test_text_without_a_first_letter_passes_at_once() -> None:
-    matcher = StopStringMatcher(StopStrings(("###",)), include_match=False)
+    matcher = StopStringMatcher(compile_stop_strings(("###",)), includes_match=False)
     assert matcher.push("hello").text == "hello"
     assert matcher.push(" #").text == " "
     assert matcher.push("1").text == "#1"
@@ -132,6 +132,19 @@ def test_a_stop_token_counts_and_says_nothing() -> None:
     assert (sequence.num_tokens, sequence.num_chars) == (2, 1)
 
 
+def test_long_and_many_stop_strings_cost_little_memory() -> None:
+    """A client may send 16 strings of 1,024 characters; each waiting sequence keeps its own."""
+    strings = tuple(f"{number}" * 1024 for number in range(100, 116))
+    tracemalloc.start()
+    try:
+        kept = compile_stop_strings(strings)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 16
+    assert size < 16 * sum(map(len, strings))
+
+
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
-        StopStrings(("a", ""))
+        compile_stop_strings(("a", ""))
