@@ -120,8 +120,11 @@ class ModelRunner:
         if self._is_cuda:
             event = torch.cuda.Event()
             event.record()
-        self._last = PendingStep(self._batch, step_input, step_input.failures, sampled, event)
-        return self._last
+        pending = PendingStep(self._batch, step_input, step_input.failures, sampled, event)
+        if not self._is_cuda:
+            pending.collect()
+        self._last = pending
+        return pending
 
     def _sample(self, hidden: Tensor, batch: SamplingBatch) -> Sampled:
         size = self._part_size

@@ -3,6 +3,7 @@
 PyTorch is imported when the actor starts, after the process has been tied to its supervisor.
 """
 
+import contextlib
 import os
 from collections import deque
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import msgspec
 
 from tokenreel.actors.runtime.actor import Actor, ActorRuntime, run_actor
 from tokenreel.actors.runtime.channels import Frame
+from tokenreel.actors.runtime.topology import role_of
 from tokenreel.actors.worker.input_batch import ImpossibleStep
 from tokenreel.messages.codec import MalformedMessage, decode, encode
 from tokenreel.messages.logprobs import encode_logprobs
@@ -54,7 +56,7 @@ class WorkerActor(Actor):
 
     def on_frames(self, frames: list[Frame]) -> None:
         for frame in frames:
-            step = self._read_step(frame.payload)
+            step = self._read_step(frame)
             if step is not None:
                 self._launch(step)
                 self._send_finished()
@@ -66,12 +68,15 @@ class WorkerActor(Actor):
     def statistics(self) -> WorkerStatistics:
         return WorkerStatistics(self._num_steps, self._num_malformed)
 
-    def _read_step(self, payload: bytes) -> StepScheduled | None:
-        try:
-            message = decode(payload)
-        except MalformedMessage:
-            message = None
-        if isinstance(message, StepScheduled) and message.step_id > self._last_step_id:
+    def _read_step(self, frame: Frame) -> StepScheduled | None:
+        message = None
+        with contextlib.suppress(MalformedMessage):
+            message = decode(frame.payload)
+        if (
+            isinstance(message, StepScheduled)
+            and message.step_id > self._last_step_id
+            and role_of(frame.sender) == CORE
+        ):
             return message
         self._num_malformed += 1
         return None

@@ -1,0 +1,47 @@
+"""What a person can get wrong about a model, told before anything is served."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.worker.loading import load
+from tokenreel.messages.options import EngineOptions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_model_len": 97}, "--max-model-len 97 .* use 1 to 96"),
+        ({"max_model_len": 0}, "--max-model-len 0 "),
+        ({"block_size": 0}, "--block-size should be at least 1"),
+        ({"load_format": "gguf"}, "--load-format gguf is unknown"),
+        ({"dtype": "int4"}, "--dtype int4 is unknown"),
+        ({"kv_cache_memory_bytes": 10}, "no room"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    changes: dict[str, Any], message: str, small_model: Callable[[str], Any]
+) -> None:
+    directory = str(small_model("llama").directory)
+    values: dict[str, Any] = {"device": "cpu"} | changes
+    with pytest.raises(StartError, match=message):
+        load(EngineOptions(model=directory, served_model_name="m", **values))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and none is here")
+def test_a_gpu_serves_the_same_tokens(
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[..., Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama")
+    on_gpu = new_driver(load_decoder(model.directory, device="cuda"))
+    sequence = on_gpu.add(random_tokens(10))
+    steps = [on_gpu.compose({sequence.seq_id: length}) for length in (10, 1, 1, 1)]
+    for pending in [on_gpu.runner.launch(step) for step in steps]:
+        on_gpu.commit(pending.collect())
+    assert sequence.output == new_driver(model.decoder).generate(random_tokens(10), 4)

@@ -1,0 +1,262 @@
+"""Steps against transformers: whatever the batch and the schedule, the tokens are the model's."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenreel.actors.worker.input_batch import ImpossibleStep
+from tokenreel.messages.sampling import SamplingParams
+from tokenreel.messages.steps import ScheduledSequence, StepScheduled
+
+CLEAR_MARGIN = 1e-3
+"""Between the reference's best two logits: ten times the tolerance on a logit."""
+
+GREEDY = SamplingParams(temperature=0.0)
+SEEDED = SamplingParams(temperature=0.8, top_p=0.95, seed=1234)
+
+
+def assert_greedy(model: Any, sequence: Any) -> None:
+    """Every output token is the reference's best, wherever that is clear."""
+    logits = model.reference_logits(sequence.tokens)[len(sequence.prompt) - 1 : -1]
+    best = torch.topk(logits, 2)
+    is_clear = best.values[:, 0] - best.values[:, 1] > CLEAR_MARGIN
+    found = torch.tensor(sequence.output)
+    assert is_clear.float().mean() > 0.75, "a test of nothing"
+    assert torch.equal(found[is_clear], best.indices[:, 0][is_clear])
+
+
+def test_mixed_lengths_share_a_batch(
+    variant: str,
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    """Prompts end before, at and after a block boundary; one joins while others decode."""
+    model = small_model(variant)
+    driver = new_driver(model.decoder)
+    prompts = [random_tokens(length, length) for length in (1, 4, 5, 19)]
+    sequences = [driver.add(prompt) for prompt in prompts]
+    driver.step({s.seq_id: len(s.prompt) for s in sequences})
+    driver.decode(sequences, 5)
+    late = driver.add(random_tokens(23, 7))
+    running = {s.seq_id: 1 for s in sequences}
+    driver.step(running | {late.seq_id: 11})
+    driver.step(running | {late.seq_id: 12})
+    driver.decode([*sequences, late], 8)
+    for sequence in [*sequences, late]:
+        assert_greedy(model, sequence)
+    assert not driver.failures
+
+
+def test_logprobs_are_the_references(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("qwen3")
+    driver = new_driver(model.decoder)
+    asking = SamplingParams(temperature=0.7, seed=5, num_logprobs=3, presence_penalty=1.0)
+    sequences = [driver.add(random_tokens(9)), driver.add(random_tokens(6, 1), asking)]
+    output = driver.step({s.seq_id: len(s.prompt) for s in sequences})
+    (entry,) = output.logprobs
+    assert entry.seq_id == sequences[1].seq_id
+    logits = model.reference_logits(sequences[1].prompt)[-1]
+    expected = torch.log_softmax(logits, -1)
+    top = torch.topk(expected, 3)
+    assert entry.top_ids == [top.indices.tolist()]
+    assert entry.top[0] == pytest.approx(top.values.tolist(), abs=1e-4)
+    assert entry.sampled[0] == pytest.approx(expected[sequences[1].output[0]].item(), abs=1e-4)
+
+
+def test_a_prefix_in_shared_blocks_is_not_computed_again(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("mistral_window")
+    driver = new_driver(model.decoder)
+    first = driver.add(random_tokens(14))
+    driver.step({first.seq_id: 14})
+    driver.decode([first], 3)
+    shared = first.blocks[:3]
+    second = driver.add(first.prompt[:12] + random_tokens(5, 3), prefix_blocks=shared)
+    driver.step({first.seq_id: 1, second.seq_id: 5})
+    driver.decode([first, second], 6)
+    assert_greedy(model, first)
+    assert_greedy(model, second)
+
+
+def test_a_preempted_sequence_goes_on_where_it_was(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("qwen2_window")
+    prompts = [random_tokens(10), random_tokens(7, 1)]
+    alone = [new_driver(model.decoder).generate(prompt, 12, SEEDED) for prompt in prompts]
+    driver = new_driver(model.decoder)
+    sequences = [driver.add(prompt, SEEDED) for prompt in prompts]
+    victim, other = sequences
+    driver.step({s.seq_id: len(s.prompt) for s in sequences})
+    driver.decode(sequences, 4)
+    driver.preempt(victim)
+    driver.decode([other], 2)
+    driver.step({victim.seq_id: 9, other.seq_id: 1})
+    driver.step({victim.seq_id: len(victim.tokens) - 9, other.seq_id: 1})
+    driver.decode([victim], 6)
+    driver.decode([other], 3)
+    assert [victim.output, other.output] == alone
+
+
+def test_a_step_may_be_composed_before_the_last_one_is_known(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    """Its tokens are the ones that the worker itself sampled."""
+    model = small_model("llama")
+    prompt = random_tokens(6)
+    penalized = SamplingParams(temperature=0.9, seed=3, repetition_penalty=1.3)
+    expected = new_driver(model.decoder).generate(prompt, 8, penalized)
+    driver = new_driver(model.decoder)
+    sequence = driver.add(prompt, penalized)
+    steps = [driver.compose({sequence.seq_id: length}) for length in (6, 1, 1, 1, 1, 1, 1, 1)]
+    pending = [driver.runner.launch(step) for step in steps]
+    for step in pending:
+        assert step.is_done()
+        driver.commit(step.collect())
+    assert sequence.output == expected
+
+
+def test_a_row_forgets_who_had_it_before(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama")
+    driver = new_driver(model.decoder, max_num_seqs=1)
+    loaded = SamplingParams(seed=9, logit_bias=((3, 50.0),), min_tokens=30, stop_token_ids=(5,))
+    first = driver.add(random_tokens(30), loaded)
+    driver.step({first.seq_id: 30})
+    driver.decode([first], 3)
+    assert first.output == [3] * 4
+    driver.remove(first)
+    second = driver.add(random_tokens(5, 1))
+    driver.step({second.seq_id: 5})
+    driver.decode([second], 5)
+    assert_greedy(model, second)
+
+
+def test_logits_that_are_not_finite_fail_their_sequence_alone(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama_tied")
+    driver = new_driver(model.decoder)
+    asking = SamplingParams(seed=1, num_logprobs=2)
+    healthy, sick, greedy = (
+        driver.add(random_tokens(8, i), params) for i, params in enumerate((asking, asking, GREEDY))
+    )
+    driver.step({s.seq_id: 8 for s in (healthy, sick, greedy)})
+    expected = new_driver(model.decoder).generate(healthy.prompt, 3, asking)
+    keys, _ = driver.cache.layers[1]
+    keys[sick.blocks[0]] = math.nan
+    output = driver.step({s.seq_id: 1 for s in (healthy, sick, greedy)})
+    assert [failure.seq_id for failure in output.failures] == [sick.seq_id]
+    assert "not finite" in output.failures[0].message
+    assert [entry.seq_id for entry in output.logprobs] == [healthy.seq_id]
+    driver.decode([healthy, greedy], 1)
+    assert healthy.output == expected
+    assert_greedy(model, greedy)
+
+
+def test_an_entry_that_does_not_fit_its_row_fails_alone(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama")
+    driver = new_driver(model.decoder)
+    first, second = driver.add(random_tokens(8)), driver.add(random_tokens(8, 1))
+    step = driver.compose({first.seq_id: 8, second.seq_id: 8})
+    beyond = ScheduledSequence(second.seq_id, second.row, 0, 9, 1, second.blocks)
+    output = driver.runner.launch(
+        StepScheduled(step.step_id, step.added, [], [step.scheduled[0], beyond])
+    ).collect()
+    assert [tokens.seq_id for tokens in output.outputs] == [first.seq_id]
+    assert [failure.seq_id for failure in output.failures] == [second.seq_id]
+    assert "9 tokens, of which 8 are known" in output.failures[0].message
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [(99, 0, 4)],
+        [(-1, 0, 4)],
+        [(0, -4, 4)],
+        [(0, 0, 0)],
+        [(0, 0, 1 << 40)],
+        [(0, 1 << 70, 4)],
+        [(0, 0, 4), (0, 4, 4)],
+    ],
+)
+def test_a_step_that_makes_no_sense_changes_nothing(
+    entries: list[tuple[int, int, int]],
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama")
+    driver = new_driver(model.decoder)
+    sequence = driver.add(random_tokens(8))
+    driver.step({sequence.seq_id: 8})
+    bad = [
+        ScheduledSequence(sequence.seq_id, row, start, length, 1, [])  # type: ignore[arg-type]
+        for row, start, length in entries
+    ]
+    with pytest.raises(ImpossibleStep):
+        driver.runner.launch(StepScheduled(99, [], [sequence.row], bad))  # type: ignore[arg-type]
+    driver.decode([sequence], 4)
+    assert_greedy(model, sequence)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(data=st.data())
+def test_no_schedule_changes_a_token(
+    data: st.DataObject,
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    """Random chunks, batches and preemptions give what each sequence gives by itself."""
+    model = small_model("llama_biases_head_dim")
+    prompts = [random_tokens(length, length) for length in (3, 9, 14)]
+    samplings = [
+        GREEDY,
+        SamplingParams(temperature=1.1, top_k=40, seed=77),
+        SamplingParams(temperature=0.9, min_p=0.01, frequency_penalty=0.5, seed=78),
+    ]
+    expected = [
+        new_driver(model.decoder).generate(prompt, 6, sampling)
+        for prompt, sampling in zip(prompts, samplings, strict=True)
+    ]
+    driver = new_driver(model.decoder)
+    sequences = [driver.add(p, s) for p, s in zip(prompts, samplings, strict=True)]
+    while unfinished := [s for s in sequences if len(s.output) < 6]:
+        lengths = {}
+        for sequence in unfinished:
+            if sequence.is_added and data.draw(st.integers(0, 7)) == 7:
+                driver.preempt(sequence)
+            missing = sequence.num_known - sequence.num_computed
+            if length := missing - data.draw(st.integers(0, missing)):
+                lengths[sequence.seq_id] = length
+        if lengths:
+            driver.step(lengths)
+    assert [sequence.output for sequence in sequences] == expected
+    assert not driver.failures

@@ -1,0 +1,105 @@
+"""Our models against transformers': the same logits for the same tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tokenreel.actors.worker.kv_cache import KVCache
+from tokenreel.actors.worker.models.decoder import Decoder
+from tokenreel.kernels.backend import AttentionMetadata
+
+TOLERANCE = 1e-4
+"""On logits of small models in float32, absolute and relative."""
+
+BLOCK_SIZE = 4
+
+
+def all_logits(decoder: Decoder, token_ids: list[int], chunks: list[int]) -> torch.Tensor:
+    """Logits after every token, computed chunk by chunk through a cache with shuffled blocks."""
+    num_blocks = -(-len(token_ids) // BLOCK_SIZE)
+    config = decoder.config
+    cache = KVCache.allocate(config, num_blocks, BLOCK_SIZE, decoder.dtype, decoder.device)
+    table = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(0))
+    rows = []
+    start = 0
+    with torch.inference_mode():
+        for length in chunks:
+            positions = torch.arange(start, start + length, dtype=torch.int32)
+            slots = table[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+            metadata = AttentionMetadata(
+                query_start_loc=torch.tensor([0, length], dtype=torch.int32),
+                context_lens=torch.tensor([start + length], dtype=torch.int32),
+                block_tables=table.to(torch.int32).unsqueeze(0),
+                slot_mapping=slots,
+                max_query_len=length,
+                max_context_len=start + length,
+                all_decode=length == 1,
+            )
+            tokens = torch.tensor(token_ids[start : start + length], dtype=torch.int32)
+            rows.append(decoder.logits(decoder.forward(tokens, positions, cache, metadata)))
+            start += length
+    assert start == len(token_ids)
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("chunks", [[41], [1, 16, 3, 1, 20]], ids=["whole", "chunked"])
+def test_logits_agree_with_transformers(
+    variant: str, chunks: list[int], small_model: Callable[[str], Any], tokens: list[int]
+) -> None:
+    model = small_model(variant)
+    expected = model.reference_logits(tokens)
+    assert expected.std() > 0.5, "a model that says nothing proves nothing"
+    found = all_logits(model.decoder, tokens, chunks)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_a_sharded_checkpoint_is_the_same_model(
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[[Path], Decoder],
+    tokens: list[int],
+    tmp_path: Path,
+) -> None:
+    model = small_model("llama_tied")
+    model.reference.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    found = all_logits(load_decoder(tmp_path), tokens, [41])
+    assert torch.equal(found, all_logits(model.decoder, tokens, [41]))
+
+
+@pytest.mark.parametrize("rope_variant", ["llama", "llama_rope_llama3", "llama_rope_yarn"])
+def test_a_config_of_transformers_4_is_the_same_model(
+    rope_variant: str,
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[[Path], Decoder],
+    edit_config: Callable[..., None],
+    tokens: list[int],
+    tmp_path: Path,
+) -> None:
+    model = small_model(rope_variant)
+    model.reference.save_pretrained(tmp_path)
+    rope = dict(model.reference.config.rope_parameters)
+    theta = rope.pop("rope_theta")
+    scaling = None if rope["rope_type"] == "default" else rope
+    edit_config(
+        tmp_path,
+        rope_parameters=None,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        dtype=None,
+        torch_dtype="float32",
+    )
+    found = all_logits(load_decoder(tmp_path), tokens, [41])
+    assert torch.equal(found, all_logits(model.decoder, tokens, [41]))
+
+
+def test_bfloat16_stays_near_float32(
+    small_model: Callable[[str], Any], load_decoder: Callable[..., Decoder], tokens: list[int]
+) -> None:
+    model = small_model("qwen3")
+    expected = model.reference_logits(tokens)
+    found = all_logits(load_decoder(model.directory, "bfloat16"), tokens, [30, 11])
+    # 8 bits of mantissa over three layers; the scale is the logits' own.
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
