@@ -43,10 +43,9 @@ class RequireApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/") and not self._may(scope):
-            message = "the API key is missing or wrong: send the header 'Authorization: Bearer KEY'"
-            headers = {"www-authenticate": "Bearer"}
-            raise ApiError(401, message, code="invalid_api_key", headers=headers)
-        await self._app(scope, receive, send)
+            await _to_response(_unauthorized())(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _may(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
@@ -56,6 +55,11 @@ class RequireApiKey:
                 is_right = hmac.compare_digest(_digest(key.strip()), self._digest)
                 return is_right and scheme.lower() == b"bearer"
         return False
+
+
+def _unauthorized() -> ApiError:
+    message = "the API key is missing or wrong: send the header 'Authorization: Bearer KEY'"
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
 def _digest(key: bytes) -> bytes:

@@ -85,8 +85,7 @@ class Connection(HttpToolsProtocol):
 
     config: _Config
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._cycles: list[RequestResponseCycle] = []
         self._is_in_head = False
@@ -171,8 +170,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answer without the application, and close."""
-        if any(not cycle.response_complete for cycle in self._cycles):
-            # Another answer is being written: nothing may be put into it.
+        if any(cycle.response_started and not cycle.response_complete for cycle in self._cycles):
+            # Nothing may be put into the answer that is being written.
             self.transport.abort()
             return
         headers = error.headers | {

@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
-from tokenreel.frontend.errors import ApiError
+from tokenreel.frontend.errors import ApiError, bad_request
 
 BODY_TIMEOUT_S = 60.0
 """From the end of the head to the end of the body."""
@@ -18,12 +18,16 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
             raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _read_parts(receive, max_bytes)
+            body = await _read_parts(receive, max_bytes)
     except TimeoutError:
         message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
         raise ApiError(
             408, message, code="request_timeout", headers={"connection": "close"}
         ) from None
+
+    if body == b"":
+        raise _empty(scope)
+    return body
 
 
 async def _read_parts(receive: Receive, max_bytes: int) -> bytes | None:
@@ -42,3 +46,11 @@ async def _read_parts(receive: Receive, max_bytes: int) -> bytes | None:
 def _too_large(max_bytes: int) -> ApiError:
     message = f"the body is larger than {max_bytes} bytes"
     return ApiError(413, message, code="body_too_large")
+
+
+def _empty(scope: Scope) -> ApiError:
+    message = "the body is empty"
+    if any(name == b"upgrade" for name, _ in scope["headers"]):
+        # The parser takes what follows for another protocol. Java's HttpClient asks for h2c so.
+        message += ": this server speaks HTTP/1.1 only, send no Upgrade header"
+    return bad_request(message, code="empty_body")

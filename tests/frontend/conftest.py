@@ -1,0 +1,295 @@
+"""A real frontend on a real port, and behind real links a scripted peer that plays the engine."""
+
+import asyncio
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+
+from tokenreel.actors.runtime.actor import ActorRuntime
+from tokenreel.actors.runtime.channels import Frame, Inbox, Outbox, new_context
+from tokenreel.actors.runtime.clock import SystemClock
+from tokenreel.actors.runtime.topology import Topology, identity
+from tokenreel.frontend.process import FrontendActor
+from tokenreel.messages.codec import Message, decode, encode
+from tokenreel.messages.ids import RequestKey, SeqId
+from tokenreel.messages.lifecycle import ActorReady, Drained, EngineFacts, SystemReady
+from tokenreel.messages.options import EngineOptions
+from tokenreel.messages.outputs import TextChunk, TextEmitted, TokenLogprob
+from tokenreel.messages.requests import (
+    AbortRequest,
+    RequestAdmitted,
+    RequestFinished,
+    RequestRejected,
+    SubmitRequest,
+)
+from tokenreel.messages.sampling import FinishReason, TextParams
+
+MODEL = "demo"
+MAX_IN_FLIGHT = 8
+FACTS = EngineFacts(
+    max_model_len=2048,
+    max_num_seqs=4,
+    max_in_flight=MAX_IN_FLIGHT,
+    num_blocks=100,
+    block_size=16,
+    vocab_size=1000,
+    model_hash=b"\0" * 16,
+)
+NUM_PROMPT_TOKENS = 5
+WORDS = ["Hel", "lo ", "w\N{LATIN SMALL LETTER O WITH DIAERESIS}rld", "!"]
+TEXT = "".join(WORDS)
+WAIT_S = 20.0
+
+
+class ScriptedEngine:
+    """Plays every other actor. Records what the frontend sends; says what a test tells it to, or
+    answers each request by itself while `answers` is set."""
+
+    STOP = FinishReason.STOP
+    LENGTH = FinishReason.LENGTH
+    ABORT = FinishReason.ABORT
+    ERROR = FinishReason.ERROR
+
+    def __init__(self, topology: Topology) -> None:
+        self.submitted: asyncio.Queue[SubmitRequest] = asyncio.Queue()
+        self.aborted: asyncio.Queue[RequestKey] = asyncio.Queue()
+        self.drained: asyncio.Queue[int] = asyncio.Queue()
+        self.ready: asyncio.Queue[ActorReady] = asyncio.Queue()
+        self.answers: Callable[[SubmitRequest], None] | None = self.complete
+        self.context = new_context()
+        roles = ("input_processor", "engine_core", "supervisor")
+        self.inboxes = [Inbox(self.context, topology.address(role)) for role in roles]
+        self.outboxes = {
+            role: Outbox(self.context, topology.address("frontend"), identity(role, 0, 1))
+            for role in (*roles, "detokenizer")
+        }
+        self._progress: dict[tuple[RequestKey, int], list[int]] = {}
+        loop = asyncio.get_running_loop()
+        for inbox in self.inboxes:
+            inbox.attach(loop, self._on_frames)
+
+    def close(self) -> None:
+        for channel in (*self.inboxes, *self.outboxes.values()):
+            channel.close()
+        self.context.term()
+
+    async def next_submit(self) -> SubmitRequest:
+        return await asyncio.wait_for(self.submitted.get(), WAIT_S)
+
+    async def next_abort(self) -> RequestKey:
+        return await asyncio.wait_for(self.aborted.get(), WAIT_S)
+
+    async def next_drained(self) -> int:
+        return await asyncio.wait_for(self.drained.get(), WAIT_S)
+
+    def send(self, role: str, message: Message) -> None:
+        self.outboxes[role].send(encode(message))
+
+    def admit(self, request: SubmitRequest) -> None:
+        seq_ids = tuple(SeqId(i + 1) for i in range(request.options.n))
+        admitted = RequestAdmitted(request.key, seq_ids, NUM_PROMPT_TOKENS, TextParams())
+        self.send("engine_core", admitted)
+
+    def reject(self, key: RequestKey, status: int, code: str, param: str | None = None) -> None:
+        rejected = RequestRejected(key, status, code, f"rejected: {code}", param)
+        self.send("input_processor", rejected)
+
+    def text(
+        self, key: RequestKey, text: str, choice: int = 0, num_tokens: int = 1, **fields: Any
+    ) -> None:
+        progress = self._progress.setdefault((key, choice), [0, 0])
+        char_offset, progress[0] = progress[0], progress[0] + len(text)
+        progress[1] += num_tokens
+        chunk = TextChunk(key, choice, char_offset, text, progress[1], **fields)
+        self.send("detokenizer", TextEmitted([chunk]))
+
+    @staticmethod
+    def logprob(token: str, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token, logprob, token.encode(), [])
+
+    def finish(self, key: RequestKey) -> None:
+        self.send("engine_core", RequestFinished(key))
+
+    def complete(self, request: SubmitRequest) -> None:
+        """Answer with TEXT, one token per word, as every choice."""
+        self.admit(request)
+        for choice in range(request.options.n):
+            for i, word in enumerate(WORDS):
+                is_last = i == len(WORDS) - 1
+                self.text(
+                    request.key,
+                    word,
+                    choice,
+                    finish_reason=FinishReason.STOP if is_last else None,
+                    num_cached_tokens=3 if i == 0 else 0,
+                    logprobs=_logprobs(word, request.options.num_logprobs),
+                )
+        self.finish(request.key)
+
+    def _on_frames(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            match decode(frame.payload):
+                case SubmitRequest() as request:
+                    self.submitted.put_nowait(request)
+                    if self.answers is not None:
+                        self.answers(request)
+                case AbortRequest(key):
+                    self.aborted.put_nowait(key)
+                    self.finish(key)
+                case Drained(num_cut_short):
+                    self.drained.put_nowait(num_cut_short)
+                case ActorReady() as ready:
+                    self.ready.put_nowait(ready)
+                case message:
+                    raise AssertionError(f"the frontend sent {message}")
+
+
+def _logprobs(word: str, num_logprobs: int) -> list[TokenLogprob] | None:
+    if num_logprobs < 0:
+        return None
+    top = [(f"{word}{i}", -0.5 - i, f"{word}{i}".encode()) for i in range(num_logprobs)]
+    return [TokenLogprob(word, -0.25, word.encode(), top)]
+
+
+class RunningFrontend:
+    """A frontend at work: its address, its engine, and what it says about itself."""
+
+    def __init__(self, actor: FrontendActor, engine: ScriptedEngine, port: int) -> None:
+        self.actor = actor
+        self.client = actor.engine
+        self.engine = engine
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def idle(self) -> None:
+        """Wait until nothing is open and every credit is back."""
+        async with asyncio.timeout(WAIT_S):
+            while (state := self.client.statistics()).num_open_calls or state.num_in_flight:
+                await asyncio.sleep(0)
+
+    async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
+            return await client.post(path, content=content, **options)
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
+            return await client.get(path, **options)
+
+    async def open(self, path: str, body: Any) -> "RawClient":
+        """Send a POST over a bare socket and read nothing yet."""
+        return await RawClient.post(self.port, path, body)
+
+
+class RawClient:
+    """A client that can stop reading, or leave, whenever it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, port: int, limit: int = 1 << 20) -> "RawClient":
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+
+    @classmethod
+    async def post(cls, port: int, path: str, body: Any) -> "RawClient":
+        client = await cls.connect(port)
+        payload = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n\r\n"
+        client.writer.write(head.encode() + payload)
+        await client.writer.drain()
+        return client
+
+    async def read_until(self, text: bytes) -> bytes:
+        return await asyncio.wait_for(self.reader.readuntil(text), WAIT_S)
+
+    async def read_all(self) -> bytes:
+        return await asyncio.wait_for(self.reader.read(), WAIT_S)
+
+    async def leave(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """As in the real process: the transports of uvloop are not asyncio's."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    # Not tmp_path: the name of a socket may not be long.
+    path = Path(tempfile.mkdtemp(prefix="tr-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+async def start_frontend(run_dir: Path) -> AsyncIterator[Any]:
+    """Start a frontend with these options; it has not heard from anybody yet."""
+    started = []
+
+    async def start(**options: Any) -> RunningFrontend:
+        topology = Topology(run_dir)
+        engine = ScriptedEngine(topology)
+        context = new_context()
+        inbox = Inbox(context, topology.address("frontend"))
+        own_name = identity("frontend", 0, 1)
+        outboxes = {
+            role: Outbox(context, topology.address(role), own_name)
+            for role in ("input_processor", "engine_core", "supervisor")
+        }
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        runtime = ActorRuntime(
+            role="frontend",
+            options=EngineOptions(model=MODEL, served_model_name=MODEL, **options),
+            topology=topology,
+            clock=SystemClock(),
+            inbox=inbox,
+            outboxes=outboxes,
+            loop=loop,
+            listen_fd=listener.detach(),
+        )
+        actor = FrontendActor(runtime)
+        actor.start()
+        inbox.attach(loop, actor.on_frames)
+        started.append((actor, engine, inbox, outboxes, context))
+        return RunningFrontend(actor, engine, port)
+
+    yield start
+    for actor, engine, inbox, outboxes, context in started:
+        await actor.stop_serving()
+        for channel in (inbox, *outboxes.values()):
+            channel.close()
+        engine.close()
+        context.term()
+
+
+@pytest.fixture
+async def frontend(start_frontend: Any) -> AsyncIterator[RunningFrontend]:
+    """A frontend that is ready. At the end, nothing may be open and every credit be back."""
+    running = await start_frontend()
+    await make_ready(running)
+    yield running
+    await running.idle()
+
+
+async def make_ready(running: RunningFrontend) -> None:
+    running.engine.send("engine_core", FACTS)
+    await asyncio.wait_for(running.engine.ready.get(), WAIT_S)
+    running.engine.send("supervisor", SystemReady())
+    async with asyncio.timeout(WAIT_S):
+        while running.client.statistics().state != "ready":
+            await asyncio.sleep(0)
