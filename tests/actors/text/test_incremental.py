@@ -74,7 +74,7 @@ class Reference:
         ]
 
     def _repair_byte_runs(self, token_ids: list[int]) -> str:
-        """As the library decodes, after each run of byte tokens was replaced by its characters."""
+        """As the library decodes, after bytes that are in no character were replaced."""
         tokens: list[str] = []
         run = b""
         for token in [*self._kept(token_ids), None]:
@@ -83,7 +83,7 @@ class Reference:
                 run += bytes([int(match[1], 16)])
                 continue
             if run:
-                tokens.append(each_byte(run))
+                tokens += repaired(run)
                 run = b""
             if token is not None:
                 tokens.append(token)
@@ -111,20 +111,22 @@ def byte_level_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def each_byte(data: bytes) -> str:
-    """The longest characters there are, from the left; other bytes are one U+FFFD each."""
-    text = ""
-    while data:
+def repaired(run: bytes) -> list[str]:
+    """Byte tokens for the characters there are, from the left; U+FFFD for every other byte."""
+    tokens: list[str] = []
+    while run:
         for size in (1, 2, 3, 4):
             try:
-                text += data[:size].decode()
+                run[:size].decode()
             except UnicodeDecodeError:
                 continue
-            data = data[size:]
+            tokens += [f"<0x{byte:02X}>" for byte in run[:size]]
+            run = run[size:]
             break
         else:
-            text, data = text + "\ufffd", data[1:]
-    return text
+            tokens.append("\ufffd")
+            run = run[1:]
+    return tokens
 
 
 def stream(model: ModelTokenizer, tail: list[int], output: list[int], skip: bool) -> list[str]:
