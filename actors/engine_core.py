@@ -4,6 +4,7 @@ One turn: drain the inbox -> `Engine.apply` each event -> one write to the journ
 leaves before the journal holds it. The shell decides one thing only: when a step begins.
 """
 
+import sys
 import traceback
 from pathlib import Path
 
@@ -77,6 +78,8 @@ class EngineCoreActor(Actor):
         self._records: list[tuple[int, int, bytes, int]] = []
         self._outgoing: list[tuple[str, bytes, bytes]] = []
         self._retrying = False
+        self._is_sound = True
+        """False once `Engine.apply` has raised: its state is worth no snapshot any more."""
         self._num_dropped = 0
         self._num_steps = 0
         self._journal_ns = 0
@@ -100,7 +103,10 @@ class EngineCoreActor(Actor):
         if self._recorder is None:
             return
         statistics = self.statistics()
-        self._recorder.close()
+        try:
+            self._recorder.close()
+        except JournalError as error:
+            print(error, file=sys.stderr, flush=True)
         journal = self._recorder.statistics()
         share = 100 * statistics.journal_ns / max(1, statistics.stepping_ns)
         print(
@@ -218,7 +224,7 @@ class EngineCoreActor(Actor):
         for record_type, flags, payload, at_ns in records:
             recorder.append(record_type, flags, payload, at_ns)
         recorder.commit()
-        if recorder.should_rotate():
+        if recorder.should_rotate() and self._is_sound:
             recorder.rotate(engine.snapshot())
         self._journal_ns += self.runtime.clock.monotonic_ns() - began_ns
 
@@ -226,6 +232,7 @@ class EngineCoreActor(Actor):
         """The input that the core could not digest is what a replay needs most."""
         failure = encode_core_failed(core_failed(error, traceback.format_exc()))
         self._records.append((CORE_FAILED, 0, failure, now_ns))
+        self._is_sound = False
         self._write_journal()
         self._outgoing.clear()
 

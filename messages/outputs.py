@@ -50,13 +50,17 @@ class OutputDelivered(msgspec.Struct, frozen=True, array_like=True, gc=False, ta
     seq_ids: tuple[SeqId, ...]
 
 
+TokenBytes = bytes
+"""UTF-8 of a token's text, or the bytes of a part of a character."""
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One output token's natural-log probability, as text for the client, and its rivals."""
 
     token: str
     logprob: float
-    bytes: bytes
-    top: list[tuple[str, float, bytes]]
+    bytes: TokenBytes
+    top: list[tuple[str, float, TokenBytes]]
 
 
 class TextChunk(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -99,8 +99,8 @@ class BlockPool:
         self.fenced = dict(fenced)
         self.num_fenced = sum(len(blocks) for _, blocks in fenced)
         self.stamps = list(stamps)
-        for block, stamp in enumerate(stamps):
-            self._digest.add(FREE_LIST, weight(block) * stamp)
+        for number, stamp in enumerate(stamps):
+            self._digest.add(FREE_LIST, weight(number) * stamp)
         for _, blocks in fenced:
             for block in blocks:
                 self._digest.add(FREE_LIST, -weight(~block))

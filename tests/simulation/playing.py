@@ -9,6 +9,7 @@ from tokenreel.actors.core.invariants import check, check_quiet, check_step
 from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest, Transcript
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.sampling import FinishReason, derive_seed
+from tokenreel.messages.steps import StepScheduled
 
 VOCAB_SIZE = 1000
 
@@ -33,11 +34,29 @@ class Watching:
 
     def __init__(self) -> None:
         self._writes = WriteWatch()
+        self._oldest = 0
+        self._num_steps_without = 0
 
     def __call__(self, engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
         check(engine)
         check_step(engine, effects)
         self._writes.note(engine, effects)
+        self._check_the_oldest_gets_on(engine, effects)
+
+    def _check_the_oldest_gets_on(self, engine: Engine, effects: list[Effect]) -> None:
+        """Rule 8: the first in the order, if it runs, is in one of every `depth` + 1 steps."""
+        scheduled = [e.seq_id for s in effects if isinstance(s, StepScheduled) for e in s.scheduled]
+        running = engine.queues.running
+        if not running or not scheduled:
+            return
+        oldest = running[0]
+        missed = oldest.seq_id not in scheduled and oldest.num_schedulable() > 0
+        if oldest.seq_id != self._oldest or not missed:
+            self._num_steps_without = 0
+        self._oldest = oldest.seq_id
+        self._num_steps_without += missed
+        limit = engine.config.pipeline_depth
+        assert self._num_steps_without <= limit, f"sequence {oldest.seq_id} is starved"
 
 
 def play(config: CoreConfig, *requests: ScenarioRequest, max_turns: int = 2000) -> Transcript:

@@ -382,12 +382,39 @@ def test_a_block_dropped_twice_is_the_cores_own_fault_and_says_so() -> None:
         pool.drop(block, cached=False, fence=None)
 
 
-def test_a_senior_takes_blocks_that_only_running_dry_will_free() -> None:
-    """The last in the order holds one block, which the open step writes: preempting it would free
-    nothing now. Nobody behind the senior is scheduled until it can be."""
-    config = limits(num_blocks=2, block_size=4, max_num_seqs=2, max_model_len=8, pipeline_depth=2)
-    transcript = play(config, request(2, 6), request(1, 3, arrival=0))
-    assert set(transcript.reasons.values()) == {LENGTH}
+def test_a_senior_gets_blocks_that_only_running_dry_will_free() -> None:
+    """The last in the order holds one block, which an open step always writes: preempting it would
+    free nothing now. Whoever stands behind the senior pauses until it can be done."""
+    config = limits(pipeline_depth=2)
+    engine = Engine(config)
+    scenario = Scenario(config=config, requests=(request(3, 8), request(1, 8)))
+    for number in range(2):
+        engine.apply(admit_of(scenario, number))
+    engine.apply(StepBegan(StepId(1)))
+    engine.apply(StepBegan(StepId(2)))
+    while engine.kv.pool.num_available:  # somebody else has the rest
+        engine.kv.pool.take()
+    engine.apply(completed(1, 2))
+    assert steps(engine.apply(StepBegan(StepId(3)))) == [], "the senior lacks its second block"
+    engine.apply(completed(2, 2))
+    preempted, scheduled, _ = engine.apply(StepBegan(StepId(3)))
+    assert preempted == SequencePreempted(SeqId(2), SeqId(1), 2)
+    assert [entry.seq_id for entry in steps([scheduled])[0].scheduled] == [1]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_an_urgent_request_gets_blocks_that_only_running_dry_will_free(depth: int) -> None:
+    config = limits(
+        num_blocks=2,
+        block_size=32,
+        max_model_len=64,
+        max_num_batched_tokens=64,
+        scheduling_policy="priority",
+        pipeline_depth=depth,
+    )
+    transcript = play(config, request(1, 31, priority=5), request(40, 4, arrival=4))
+    assert transcript.num_preemptions == 1
+    assert [number for number, _ in transcript.reasons] == [1, 0]
 
 
 def admitted(max_tokens: int = 8) -> tuple[Engine, object]:
@@ -396,6 +423,11 @@ def admitted(max_tokens: int = 8) -> tuple[Engine, object]:
     engine = Engine(config)
     engine.apply(admit)
     return engine, admit
+
+
+def completed(step_id: int, num_sequences: int) -> StepCompleted:
+    outputs = [SampledTokens(SeqId(1 + index), [5]) for index in range(num_sequences)]
+    return StepCompleted(StepId(step_id), outputs, 0, 0)
 
 
 def steps(effects: list[Effect]) -> list[StepScheduled]:
