@@ -129,10 +129,11 @@ class OutputAssembler:
             seq_id = entry.seq_id
             choice = self._choices.get(seq_id)
             if choice is not None:
+                num_chars = choice.text.num_chars
                 try:
                     chunk = self._advance(choice, entry, logprobs.get(seq_id), outcome)
                 except Exception as error:  # As above.
-                    chunk = self._failure(error, choice.key, choice.index, choice.text.num_chars)
+                    chunk = self._failure(error, choice.key, choice.index, num_chars)
                 outcome.chunks.append(chunk)
                 self._num_chars += len(chunk.text)
                 if chunk.finish_reason is not None:

@@ -299,6 +299,15 @@ def test_a_failure_ends_its_own_sequence_only(
     assert "TypeError" in capfd.readouterr().err
 
 
+def test_log_probabilities_without_sense_end_their_own_sequence_only(
+    model: ModelTokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = Client(model, TextParams())
+    client.take(0, letters(model, "a"), logprobs=SequenceLogprobs(SEQ, [-1.0], [[5]], [[]]))
+    assert (client.text(), client.last.finish_reason) == ("", ERROR)
+    assert "ValueError" in capfd.readouterr().err
+
+
 def test_text_parameters_that_make_no_sense_end_their_request_only(
     model: ModelTokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:
