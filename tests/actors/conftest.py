@@ -23,7 +23,7 @@ from tokenizers import (
 )
 
 from tokenreel.actors.runtime.actor import Actor, ActorRuntime
-from tokenreel.actors.runtime.channels import Inbox, Outbox, new_context
+from tokenreel.actors.runtime.channels import Frame, Inbox, Outbox, new_context
 from tokenreel.actors.runtime.clock import SystemClock
 from tokenreel.actors.runtime.topology import ROLES, SUPERVISOR, Topology, identity
 from tokenreel.messages.codec import Message, decode, encode
@@ -207,9 +207,16 @@ class Peers:
 
     def receive(self, peer: str) -> Message:
         """The next message from the actor to `peer`."""
-        assert self._inboxes[peer].poll(PATIENCE_S), f"nothing came for {peer}"
-        (frame,) = self._inboxes[peer].drain(1)
+        (frame,) = self.frames(peer, 1)
         return decode(frame.payload)
+
+    def frames(self, peer: str, count: int) -> list[Frame]:
+        """The next `count` frames from the actor to `peer`."""
+        found: list[Frame] = []
+        while len(found) < count:
+            assert self._inboxes[peer].poll(PATIENCE_S), f"nothing came for {peer}"
+            found += self._inboxes[peer].drain(count - len(found))
+        return found
 
     def close(self) -> None:
         self.actor.close()

@@ -1,0 +1,184 @@
+"""The core's shell: journal first, one write a turn, and nobody can talk it into an exception."""
+
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenreel.actors.core.block_pool import InvariantViolated
+from tokenreel.actors.core.scheduler import Scheduler
+from tokenreel.actors.engine_core import EngineCoreActor
+from tokenreel.messages.codec import encode
+from tokenreel.messages.ids import RequestKey, Row, SeqId, StepId
+from tokenreel.messages.lifecycle import ActorFailed, ActorReady, EngineFacts, WorkerReady
+from tokenreel.messages.options import EngineOptions
+from tokenreel.messages.outputs import OutputDelivered, TokensEmitted
+from tokenreel.messages.requests import (
+    AbortRequest,
+    AdmitRequest,
+    RequestAdmitted,
+    RequestFinished,
+    RequestRejected,
+)
+from tokenreel.messages.sampling import FinishReason, SamplingParams, StoppingParams, TextParams
+from tokenreel.messages.steps import SampledTokens, StepCompleted, StepScheduled
+from tokenreel.tools import replay
+
+Connect = Callable[..., Any]
+WORKER_READY = WorkerReady(8, 4, 100, 50, b"m" * 16, "cpu", "float32")
+
+
+def admit(number: int = 0, max_tokens: int = 1, **changes: Any) -> AdmitRequest:
+    fields: dict[str, Any] = {
+        "key": RequestKey(1, number),
+        "prompt_token_ids": [1, 2, 3],
+        "sampling": SamplingParams(),
+        "stopping": StoppingParams(max_tokens),
+        "text": TextParams(),
+        "n": 1,
+        "priority": 0,
+        "cache_root": b"r" * 16,
+        "block_hashes": [],
+    }
+    return AdmitRequest(**{**fields, **changes})
+
+
+@pytest.fixture
+def core(connect: Connect, tmp_path: Path) -> Any:
+    options = EngineOptions(
+        model="m", served_model_name="m", journal_dir=str(tmp_path / "journals"), max_num_seqs=2
+    )
+    peers = connect(EngineCoreActor, EngineCoreActor.ROLE, options)
+    peers.actor.start()
+    peers.send("worker", WORKER_READY)
+    return peers
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Callable[[], str]:
+    def find() -> str:
+        (run_dir,) = (tmp_path / "journals").iterdir()
+        return str(run_dir)
+
+    return find
+
+
+def test_the_worker_s_facts_become_everybody_s_limits(core: Any) -> None:
+    facts = core.receive("frontend")
+    assert isinstance(facts, EngineFacts)
+    assert (facts.max_model_len, facts.num_blocks, facts.max_in_flight) == (32, 8, 2 + 1024)
+    assert core.receive("input_processor") == core.receive("detokenizer") == facts
+    assert isinstance(core.receive("supervisor"), ActorReady)
+
+
+def test_a_request_goes_its_way_and_the_journal_replays_it(
+    core: Any, journal: Callable[[], str]
+) -> None:
+    core.send("input_processor", admit())
+    (step,) = receive(core, "worker", StepScheduled)
+    assert step.added[0].token_ids == [1, 2, 3] and step.scheduled[0].row == Row(0)
+    completed = StepCompleted(StepId(1), [SampledTokens(SeqId(1), [7])], 10, 20)
+    core.send("worker", completed, attachment=b"logprobs")
+    _, admitted, emitted = (core.receive("detokenizer") for _ in range(3))
+    assert isinstance(admitted, RequestAdmitted)
+    assert isinstance(emitted, TokensEmitted)
+    assert emitted.sequences[0].token_ids == [7]
+    assert emitted.sequences[0].finish_reason is FinishReason.LENGTH
+    core.send("detokenizer", OutputDelivered((SeqId(1),)))
+    (finished,) = receive(core, "frontend", RequestFinished)
+    assert finished.key == RequestKey(1, 0)
+    assert replay.main(["verify", journal()]) == 0
+
+
+def test_logprobs_travel_beside_the_tokens_of_their_step(core: Any) -> None:
+    core.send("input_processor", admit())
+    completed = StepCompleted(StepId(1), [SampledTokens(SeqId(1), [7])], 10, 20)
+    core.send("worker", completed, attachment=b"logprobs")
+    frames = core.frames("detokenizer", 3)
+    assert [frame.attachment for frame in frames] == [b"", b"", b"logprobs"]
+
+
+def test_what_a_peer_may_not_say_is_counted_and_dropped(core: Any) -> None:
+    core.send("frontend", admit())
+    core.send("frontend", b"\xc1 no message")
+    core.send("worker", AbortRequest(RequestKey(1, 0)))
+    core.send("detokenizer", WORKER_READY)
+    core.send("worker", WORKER_READY)  # once is enough
+    statistics = core.actor.statistics()
+    assert statistics.num_dropped_frames == 5
+    assert statistics.engine.num_requests == 0
+
+
+def test_a_request_that_the_core_refuses_is_told_so_and_nothing_else_happens(core: Any) -> None:
+    core.send("input_processor", admit(max_tokens=1000))
+    (rejected,) = receive(core, "frontend", RequestRejected)
+    assert rejected.code == "context_length_exceeded"
+    assert core.actor.statistics().engine.num_requests == 0
+
+
+@pytest.fixture
+def no_more_bytes(journal: Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """Makes every further write to the journal fail, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit() -> None:
+        (segment,) = Path(journal()).glob("*.tkr")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (segment.stat().st_size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_nothing_leaves_that_the_journal_does_not_hold(
+    core: Any, no_more_bytes: Callable[[], None]
+) -> None:
+    core.receive("supervisor")
+    num_sent = sum(statistics_of(core).values())
+    no_more_bytes()
+    core.send("input_processor", admit())
+    assert sum(statistics_of(core).values()) == num_sent + 1, "only the supervisor hears of it"
+    failed = core.receive("supervisor")
+    assert isinstance(failed, ActorFailed)
+    assert "--journal-dir" in failed.message
+    assert core.actor.runtime.exit_code == 1
+
+
+def test_an_exception_of_the_core_is_recorded_and_reproduced(
+    core: Any,
+    journal: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*_: object) -> None:
+        raise InvariantViolated("a bug that was planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scheduler, "compose", broken)
+        with pytest.raises(InvariantViolated):
+            core.send("input_processor", admit())
+        assert replay.main(["verify", journal()]) == 0
+        assert "a bug that was planted" in capsys.readouterr().out
+    assert replay.main(["verify", "--once", journal()]) == 3, "mended code no longer raises"
+
+
+def receive(core: Any, peer: str, kind: type) -> list[Any]:
+    """The first message of this kind to `peer`, in a list."""
+    while True:
+        message = core.receive(peer)
+        if isinstance(message, kind):
+            return [message]
+
+
+def statistics_of(core: Any) -> dict[str, int]:
+    return {
+        peer: outbox.statistics().num_frames for peer, outbox in core.actor.runtime.outboxes.items()
+    }
+
+
+def test_an_event_is_journaled_as_it_came(core: Any, journal: Callable[[], str]) -> None:
+    payload = encode(admit())
+    core.send("input_processor", payload)
+    (segment,) = Path(journal()).glob("*.tkr")
+    assert payload in segment.read_bytes()
