@@ -227,12 +227,12 @@ def _validation_error(text: str) -> ApiError:
     problem, path = text, ""
     if found is not None:
         problem, path = found["problem"], found["path"] or ""
-        if found["key"]:
-            problem = f"in a key: {problem}"
     if missing := _MISSING.match(problem):
         path = f"{path}.{missing['name']}" if path else missing["name"]
         problem = "is required"
     problem = problem[:1].lower() + problem[1:]
+    if found is not None and found["key"]:
+        problem = f"in a key: {problem}"
     if not path:
         return bad_request(f"the body: {problem}")
     return bad_request(f"{path}: {problem}", _INDEX.sub("", path))

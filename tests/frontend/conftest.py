@@ -1,6 +1,7 @@
 """A real frontend on a real port, and behind real links a scripted peer that plays the engine."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -80,6 +81,10 @@ class ScriptedEngine:
         for channel in (*self.inboxes, *self.outboxes.values()):
             channel.close()
         self.context.term()
+
+    async def turn(self) -> None:
+        """Let the loop do what is due."""
+        await asyncio.sleep(0)
 
     async def next_submit(self) -> SubmitRequest:
         return await asyncio.wait_for(self.submitted.get(), WAIT_S)
@@ -169,6 +174,16 @@ class RunningFrontend:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
+    @property
+    def server(self) -> Any:
+        return self.actor._server
+
+    async def in_flight(self, num_requests: int) -> None:
+        """Wait until this many credits are out."""
+        async with asyncio.timeout(WAIT_S):
+            while self.client.statistics().num_in_flight != num_requests:
+                await asyncio.sleep(0)
+
     async def idle(self) -> None:
         """Wait until nothing is open and every credit is back."""
         async with asyncio.timeout(WAIT_S):
@@ -184,6 +199,9 @@ class RunningFrontend:
         async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
             return await client.get(path, **options)
 
+    async def connect(self) -> "RawClient":
+        return await RawClient.connect(self.port)
+
     async def open(self, path: str, body: Any) -> "RawClient":
         """Send a POST over a bare socket and read nothing yet."""
         return await RawClient.post(self.port, path, body)
@@ -195,10 +213,11 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self._unread = b""
 
     @classmethod
-    async def connect(cls, port: int, limit: int = 1 << 20) -> "RawClient":
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+    async def connect(cls, port: int) -> "RawClient":
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     @classmethod
     async def post(cls, port: int, path: str, body: Any) -> "RawClient":
@@ -210,10 +229,23 @@ class RawClient:
         return client
 
     async def read_until(self, text: bytes) -> bytes:
-        return await asyncio.wait_for(self.reader.readuntil(text), WAIT_S)
+        """What comes up to the end of `text`."""
+        async with asyncio.timeout(WAIT_S):
+            while text not in self._unread:
+                data = await self.reader.read(1 << 16)
+                assert data, f"the server closed after {self._unread[-1000:]!r}"
+                self._unread += data
+        end = self._unread.index(text) + len(text)
+        taken, self._unread = self._unread[:end], self._unread[end:]
+        return taken
 
     async def read_all(self) -> bytes:
         return await asyncio.wait_for(self.reader.read(), WAIT_S)
+
+    async def cut(self) -> None:
+        """Leave a connection that the server may have cut already."""
+        with contextlib.suppress(OSError):
+            await self.leave()
 
     async def leave(self) -> None:
         self.writer.close()
@@ -278,10 +310,23 @@ async def start_frontend(run_dir: Path) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def frontend(start_frontend: Any) -> AsyncIterator[RunningFrontend]:
+def start_ready(start_frontend: Any) -> Any:
+    """As `start_frontend`, and wait until it is ready."""
+
+    async def start(*, max_pending_chunks: int | None = None, **options: Any) -> RunningFrontend:
+        running: RunningFrontend = await start_frontend(**options)
+        if max_pending_chunks is not None:
+            running.client._max_pending_chunks = max_pending_chunks
+        await make_ready(running)
+        return running
+
+    return start
+
+
+@pytest.fixture
+async def frontend(start_ready: Any) -> AsyncIterator[RunningFrontend]:
     """A frontend that is ready. At the end, nothing may be open and every credit be back."""
-    running = await start_frontend()
-    await make_ready(running)
+    running = await start_ready()
     yield running
     await running.idle()
 

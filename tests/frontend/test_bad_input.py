@@ -137,7 +137,12 @@ CASES = [
     completion("repetition_penalty: expected `float` <= 100.0", repetition_penalty=101),
     completion("seed: expected a number of 64 bits", seed=1 << 64),
     completion("seed: expected a number of 64 bits", seed=-(1 << 63) - 1),
-    completion("seed: integer value out of range", seed=10**4400),
+    Case(
+        COMPLETIONS,
+        b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}",
+        "seed",
+        "seed: integer value out of range",
+    ),
     completion("priority: expected `int` <= 2147483647", priority=1 << 31),
     # Logprobs.
     completion("logprobs: expected `int` <= 20", logprobs=21),
@@ -214,11 +219,9 @@ def named(case: Case) -> str:
     return f"{case.path.split('/')[2]}: {case.message[:60]}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize("case", [case for case in CASES if case.body != b""], ids=named)
 def test_bad_input_names_the_field(case: Case) -> None:
     body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
-    if not body:
-        pytest.skip("never gets as far as the parser")
     parse = parse_chat if case.path == CHAT else parse_completion
     with pytest.raises(ApiError) as caught:
         parse(body, "demo")
@@ -300,6 +303,7 @@ async def test_one_rejected_prompt_of_several_rejects_them_all(frontend: Any) ->
     await opened.leave()
 
 
+KEYS = st.text("ab19-", max_size=3)
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -337,7 +341,7 @@ MESSAGE = st.fixed_dictionaries(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.dictionaries(st.sampled_from(COMPLETION_FIELDS), JSON, max_size=5), JSON)
 def test_any_json_in_any_completion_field_is_taken_or_refused(
     fields: dict[str, Any], prompt: Any
@@ -346,7 +350,7 @@ def test_any_json_in_any_completion_field_is_taken_or_refused(
     taken_or_refused(parse_completion, {"prompt": "x"} | fields)
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.dictionaries(st.sampled_from(CHAT_FIELDS), JSON, max_size=5), st.lists(MESSAGE | JSON))
 def test_any_json_in_any_chat_field_is_taken_or_refused(
     fields: dict[str, Any], messages: list[Any]
@@ -355,7 +359,7 @@ def test_any_json_in_any_chat_field_is_taken_or_refused(
     taken_or_refused(parse_chat, {"messages": HI} | fields)
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     for parse in (parse_completion, parse_chat):
