@@ -74,6 +74,7 @@ class Engine:
         """Events that say nothing: late, repeated, or malformed by another process."""
         self.settled = True
         """The scheduler has nothing to do until another event comes."""
+        self._changed: dict[SeqId, Sequence] = {}
         self._policy = POLICIES[config.scheduling_policy]()
         self._scheduler = Scheduler(config, self.queues, self.kv)
 
@@ -188,7 +189,7 @@ class Engine:
             self.next_seq_id += 1
             self.sequences[sequence.seq_id] = sequence
             seq_ids.append(sequence.seq_id)
-            self._refresh(sequence)
+            self._note_change(sequence)
             if index == 0:
                 self.queues.wait(sequence)
             else:
@@ -223,14 +224,14 @@ class Engine:
         step = self._scheduler.compose(event.step_id)
         effects: list[Effect] = list(step.preempted)
         for preempted in step.preempted:
-            self._refresh(self.sequences[preempted.seq_id])
+            self._note_change(self.sequences[preempted.seq_id])
         # An empty step that took something back has changed what the next one finds.
         self.settled = not step.scheduled and not step.preempted
         if step.scheduled:
             self.next_step_id = StepId(event.step_id + 1)
             self.open_steps.append(OpenStep(step.step_id, step.shares))
             for share in step.shares:
-                self._refresh(self.sequences[share.seq_id])
+                self._note_change(self.sequences[share.seq_id])
             effects.append(self._scheduler.message(step))
             effects.append(self._decided(step))
         return effects
@@ -268,7 +269,7 @@ class Engine:
                 else:
                     token = tokens[share.seq_id][0]
                     emitted.append(self._put_out(sequence, token, effects))
-            self._refresh(sequence)
+            self._note_change(sequence)
         self.kv.pool.lift_fence(event.step_id)
         return effects if emitted else effects[1:]
 
@@ -317,7 +318,7 @@ class Engine:
         sequence.num_open_samples = sequence.num_open_steps = 0
         sequence.finish_reason = reason
         sequence.num_final_outputs = num_outputs
-        self._refresh(sequence)
+        self._note_change(sequence)
         effects.append(SequenceFinished(sequence.seq_id, reason, num_outputs))
         self._unblock_siblings(sequence)
 
@@ -366,7 +367,7 @@ class Engine:
         if finished:
             sequence.finish_reason = FinishReason.STOP
             sequence.num_final_outputs = event.num_output_tokens
-            self._refresh(sequence)
+            self._note_change(sequence)
             return [SequenceFinished(event.seq_id, FinishReason.STOP, event.num_output_tokens)]
         tokens = SequenceTokens(event.seq_id, event.num_output_tokens, [], FinishReason.STOP)
         effects: list[Effect] = [TokensEmitted([tokens])]
@@ -381,6 +382,7 @@ class Engine:
                 self._ignore()
                 continue
             del self.sequences[seq_id]
+            self._changed.pop(seq_id, None)
             self.digest.add(SEQUENCES, -sequence.sequence_term)
             self.queues.forget(sequence)
             request = self.requests[sequence.key]
@@ -406,6 +408,11 @@ class Engine:
 
     def state_digest(self) -> tuple[int, ...]:
         """One 64-bit hash per component, in the order of `digest.COMPONENTS`."""
+        for sequence in self._changed.values():
+            term = sequence.expected_sequence_term()
+            self.digest.add(SEQUENCES, term - sequence.sequence_term)
+            sequence.sequence_term = term
+        self._changed.clear()
         values = list(self.digest.values())
         values[COUNTERS] = self._counters_term()
         return tuple(values)
@@ -424,11 +431,9 @@ class Engine:
         )
         return sum(weight(place) * count for place, count in enumerate(counters)) & MASK_64
 
-    def _refresh(self, sequence: Sequence) -> None:
-        """Brings the digest up to date with a sequence whose counters changed."""
-        term = sequence.expected_sequence_term()
-        self.digest.add(SEQUENCES, term - sequence.sequence_term)
-        sequence.sequence_term = term
+    def _note_change(self, sequence: Sequence) -> None:
+        """The sequence's counters changed; the next digest takes them up, once for all changes."""
+        self._changed[sequence.seq_id] = sequence
 
     def _ignore(self) -> list[Effect]:
         self.num_ignored += 1

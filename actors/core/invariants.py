@@ -223,5 +223,5 @@ def _check_admitted_sequences_fit(engine: Engine) -> None:
 
 
 def _check_digest(engine: Engine) -> None:
-    kept, full = engine.digest.values()[:-1], recomputed_digest(engine)
+    kept, full = engine.state_digest()[:-1], recomputed_digest(engine)
     _require(kept == full, f"digest: kept {kept}, recomputed {full}")
