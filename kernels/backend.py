@@ -24,15 +24,15 @@ class AttentionMetadata:
 
     Sequence i owns the tokens `query_start_loc[i]:query_start_loc[i + 1]`, the last ones of its
     context of `context_lens[i]` tokens (those before the step and those of the step). A sequence
-    may have no token, and one with an empty context is padding: its output is zero, or undefined
-    on CUDA. Entries of a block table beyond the context are never read.
+    may have no token; one with tokens and an empty context is padding, and its output is zero.
+    What lies beyond a context, in its last block or in its block table, is never used.
 
     The tensors must not change while the step runs: a backend derives what every layer needs
     once, and keeps it in `derived`.
     """
 
     query_start_loc: Tensor
-    """[num_seqs + 1] int32, starts with 0."""
+    """[num_seqs + 1] int32, from 0 to num_tokens."""
     context_lens: Tensor
     """[num_seqs] int32."""
     block_tables: Tensor

@@ -5,7 +5,9 @@ layer. It keeps what is gathered at a time small, whatever the batch: sequences 
 share a group as long as the group fits the second-level cache, and one sequence is the least.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -53,6 +55,10 @@ class Plan:
     inverse: Tensor | None
 
 
+_Decode = tuple[int, int, int, int]
+"""A sequence's only token: (num_keys, token, seq, context_len). Its keys end the context."""
+
+
 class _Tile(NamedTuple):
     """Consecutive query tokens of one sequence, and the range of keys that some of them see.
 
@@ -63,7 +69,13 @@ class _Tile(NamedTuple):
     first_token: int
     num_tokens: int
     key_start: int
-    num_keys: int
+    key_stop: int
+    is_causal: bool
+    """Whether the mask is the one that PyTorch knows."""
+
+    @property
+    def num_keys(self) -> int:
+        return self.key_stop - self.key_start
 
 
 def plan_groups(
@@ -75,17 +87,28 @@ def plan_groups(
     dtype: torch.dtype,
 ) -> Plan:
     """Cuts a step into groups; masks come in `dtype`, that of the queries."""
-    singles, tiles, padding = _cut(metadata, sliding_window)
+    decodes, tiles, padding = _cut(metadata, sliding_window)
     groups: list[SequenceGroup] = []
     order: list[int] = []
-    for cohort in _cohorts(singles):
-        cohort.sort(key=lambda tile: tile.first_token)
-        groups += _decode_groups(
-            cohort, len(order), metadata, block_size, kv_bytes_per_token, dtype
-        )
-        order += [tile.first_token for tile in cohort]
+    for cohort in _cohorts(decodes):
+        cohort.sort(key=itemgetter(1))
+        max_num_seqs = max(1, MAX_GROUP_BYTES // (max(cohort)[0] * kv_bytes_per_token))
+        groups += _decode_groups(cohort, len(order), max_num_seqs, metadata, block_size, dtype)
+        order += [token for _, token, _, _ in cohort]
+    masks = _prefill_masks(tiles, sliding_window, dtype)
     for tile in tiles:
-        groups.append(_prefill_group(tile, len(order), metadata, block_size, sliding_window, dtype))
+        slots = _slots([tile.seq], tile.key_stop, metadata, block_size)[0, tile.key_start :]
+        groups.append(
+            SequenceGroup(
+                tokens=slice(len(order), len(order) + tile.num_tokens),
+                num_seqs=1,
+                one_token_each=False,
+                key_len=tile.num_keys,
+                slots=slots[: tile.num_keys],
+                mask=None if tile.is_causal else masks[tile.num_tokens][:, -tile.num_keys :],
+                is_causal=tile.is_causal,
+            )
+        )
         order += range(tile.first_token, tile.first_token + tile.num_tokens)
     num_grouped_tokens = len(order)
     order += padding
@@ -97,129 +120,122 @@ def plan_groups(
 
 def _cut(
     metadata: AttentionMetadata, sliding_window: int | None
-) -> tuple[list[_Tile], list[_Tile], list[int]]:
-    """The step as tiles of one token, tiles of several, and tokens without a context."""
-    starts = metadata.query_start_loc.tolist()
-    singles: list[_Tile] = []
+) -> tuple[list[_Decode], list[_Tile], list[int]]:
+    """The step as sequences with one token, tiles of the others, and tokens without a context."""
+    decodes: list[_Decode] = []
     tiles: list[_Tile] = []
     padding: list[int] = []
+    bounds = metadata.query_start_loc.tolist()
     for seq, context_len in enumerate(metadata.context_lens.tolist()):
-        first, stop = starts[seq], starts[seq + 1]
+        first, stop = bounds[seq], bounds[seq + 1]
         if context_len == 0:
             padding += range(first, stop)
-            continue
-        query_len = stop - first
-        if query_len == 1:
-            num_keys = min(context_len, sliding_window or context_len)
-            singles.append(_Tile(seq, first, 1, context_len - num_keys, num_keys))
-            continue
-        tile_len = MAX_QUERY_TILE
-        if query_len == context_len and (sliding_window is None or sliding_window >= context_len):
-            # PyTorch's own causal mask takes no memory and skips what it hides: never cut.
-            tile_len = query_len
-        for token in range(first, stop, tile_len):
-            num_tokens = min(tile_len, stop - token)
-            key_stop = context_len - (stop - token) + num_tokens
-            num_keys = key_stop
-            if sliding_window is not None:
-                num_keys = min(key_stop, num_tokens - 1 + sliding_window)
-            tiles.append(_Tile(seq, token, num_tokens, key_stop - num_keys, num_keys))
-    return singles, tiles, padding
+        elif stop - first == 1:
+            num_keys = context_len if sliding_window is None else min(context_len, sliding_window)
+            decodes.append((num_keys, first, seq, context_len))
+        else:
+            tiles += _tiles(seq, first, stop, context_len, sliding_window)
+    return decodes, tiles, padding
 
 
-def _cohorts(singles: list[_Tile]) -> list[list[_Tile]]:
-    """Sorts tiles of one token into lists of similar length, so that padding stays below a fifth
-    of what is gathered."""
-    cohorts: list[list[_Tile]] = []
-    longest = num_keys = 0
-    for tile in sorted(singles, key=lambda tile: tile.num_keys, reverse=True):
-        size = len(cohorts[-1]) + 1 if cohorts else 0
-        num_keys += tile.num_keys
-        if not cohorts or size * longest - num_keys > FREE_PADDING_TOKENS + num_keys // 4:
-            cohorts.append([])
-            longest = num_keys = tile.num_keys
-        cohorts[-1].append(tile)
-    return cohorts
+def _tiles(
+    seq: int, first: int, stop: int, context_len: int, sliding_window: int | None
+) -> Iterator[_Tile]:
+    query_len = stop - first
+    if query_len == context_len and (sliding_window is None or sliding_window >= context_len):
+        # PyTorch's own causal mask takes no memory and skips what it hides: no reason to cut.
+        yield _Tile(seq, first, query_len, 0, context_len, is_causal=True)
+        return
+    for token in range(first, stop, MAX_QUERY_TILE):
+        num_tokens = min(MAX_QUERY_TILE, stop - token)
+        key_stop = context_len - (stop - token) + num_tokens
+        key_start = 0
+        if sliding_window is not None:
+            key_start = max(0, key_stop - num_tokens + 1 - sliding_window)
+        yield _Tile(seq, token, num_tokens, key_start, key_stop, is_causal=False)
+
+
+def _cohorts(decodes: list[_Decode]) -> Iterator[list[_Decode]]:
+    """Sequences of similar length: padding stays below a fifth of what is gathered."""
+    decodes = sorted(decodes, reverse=True)
+    start = num_keys = 0
+    for index, decode in enumerate(decodes):
+        num_keys += decode[0]
+        padding = (index + 1 - start) * decodes[start][0] - num_keys
+        if padding > FREE_PADDING_TOKENS + num_keys // 4:
+            yield decodes[start:index]
+            start, num_keys = index, decode[0]
+    if decodes:
+        yield decodes[start:]
 
 
 def _decode_groups(
-    cohort: list[_Tile],
+    cohort: list[_Decode],
     first_token: int,
+    max_num_seqs: int,
     metadata: AttentionMetadata,
     block_size: int,
-    kv_bytes_per_token: int,
     dtype: torch.dtype,
-) -> list[SequenceGroup]:
-    """Cuts a cohort into groups that fit the cache; `first_token` is its place in the order."""
-    num_seqs, key_len = len(cohort), max(tile.num_keys for tile in cohort)
-    slots, masks = _slots(cohort, metadata, block_size), None
-    if min(tile.num_keys for tile in cohort) < key_len:
-        num_keys = torch.tensor([[tile.num_keys] for tile in cohort], dtype=torch.int32)
-        hidden = torch.arange(key_len, dtype=torch.int32) >= num_keys
+) -> Iterator[SequenceGroup]:
+    """Cuts a cohort into groups; `first_token` is its place in the plan's order."""
+    num_keys, _, seqs, context_lens = zip(*cohort, strict=True)
+    num_seqs, key_len = len(cohort), max(num_keys)
+    slots, masks = _slots(list(seqs), max(context_lens), metadata, block_size), None
+    if context_lens != num_keys:
+        starts = torch.tensor(context_lens) - torch.tensor(num_keys)
+        positions = starts.unsqueeze(1) + torch.arange(key_len)
+        slots = slots.gather(1, positions.clamp_max_(slots.shape[1] - 1))
+    slots = slots[:, :key_len]
+    if min(num_keys) < key_len:
+        stops = torch.tensor(num_keys, dtype=torch.int32).unsqueeze(1)
+        hidden = torch.arange(key_len, dtype=torch.int32) >= stops
         masks = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
         masks = masks.view(num_seqs, 1, 1, key_len)
         # A slot beyond the context may hold anything, a NaN too, which no mask would hide.
-        slots = slots.where(~hidden, slots[:, :1])
-    size = max(1, MAX_GROUP_BYTES // (key_len * kv_bytes_per_token))
-    groups = []
-    for start in range(0, num_seqs, size):
-        stop = min(start + size, num_seqs)
-        groups.append(
-            SequenceGroup(
-                tokens=slice(first_token + start, first_token + stop),
-                num_seqs=stop - start,
-                one_token_each=True,
-                key_len=key_len,
-                slots=slots[start:stop].flatten(),
-                mask=None if masks is None else masks[start:stop],
-                is_causal=False,
-            )
+        slots = torch.where(hidden, slots[:, :1], slots)
+    for start in range(0, num_seqs, max_num_seqs):
+        stop = min(start + max_num_seqs, num_seqs)
+        yield SequenceGroup(
+            tokens=slice(first_token + start, first_token + stop),
+            num_seqs=stop - start,
+            one_token_each=True,
+            key_len=key_len,
+            slots=slots[start:stop].flatten(),
+            mask=None if masks is None else masks[start:stop],
+            is_causal=False,
         )
-    return groups
 
 
-def _prefill_group(
-    tile: _Tile,
-    first_token: int,
-    metadata: AttentionMetadata,
-    block_size: int,
-    sliding_window: int | None,
-    dtype: torch.dtype,
-) -> SequenceGroup:
-    num_tokens, num_keys = tile.num_tokens, tile.num_keys
-    unwindowed = sliding_window is None or sliding_window >= num_tokens
-    is_causal = num_tokens == num_keys and unwindowed
-    mask = None
-    if not is_causal:
+def _prefill_masks(
+    tiles: list[_Tile], sliding_window: int | None, dtype: torch.dtype
+) -> dict[int, Tensor]:
+    """One mask for all tiles with as many tokens, by their number, as wide as the widest.
+
+    A mask only depends on how far a key is from a query, and all ranges end at the last query: a
+    narrower tile takes the last columns.
+    """
+    widths: dict[int, int] = {}
+    for tile in tiles:
+        if not tile.is_causal:
+            widths[tile.num_tokens] = max(widths.get(tile.num_tokens, 0), tile.num_keys)
+    masks = {}
+    for num_tokens, width in widths.items():
         # Key j stands where query i does if j - i is this.
-        diagonal = num_keys - num_tokens
-        mask = torch.full((num_tokens, num_keys), float("-inf"), dtype=dtype).triu_(diagonal + 1)
+        diagonal = width - num_tokens
+        mask = torch.full((num_tokens, width), float("-inf"), dtype=dtype).triu_(diagonal + 1)
         if sliding_window is not None:
             mask += torch.full_like(mask, float("-inf")).tril_(diagonal - sliding_window)
-    return SequenceGroup(
-        tokens=slice(first_token, first_token + num_tokens),
-        num_seqs=1,
-        one_token_each=False,
-        key_len=num_keys,
-        slots=_slots([tile], metadata, block_size)[0],
-        mask=mask,
-        is_causal=is_causal,
-    )
+        masks[num_tokens] = mask
+    return masks
 
 
-def _slots(tiles: list[_Tile], metadata: AttentionMetadata, block_size: int) -> Tensor:
-    """Where the keys of each tile lie, [num_tiles, the most keys] int32.
+def _slots(seqs: list[int], max_len: int, metadata: AttentionMetadata, block_size: int) -> Tensor:
+    """Where the positions of each context lie, [num_seqs, at least max_len] int32.
 
-    What follows a tile's last key is meaningless.
+    What follows a context is meaningless.
     """
-    key_len = max(tile.num_keys for tile in tiles)
-    num_blocks = -(-max(tile.key_start + tile.num_keys for tile in tiles) // block_size)
-    seqs = torch.tensor([tile.seq for tile in tiles])
-    tables = metadata.block_tables[:, :num_blocks].index_select(0, seqs)
+    tables = metadata.block_tables[:, : -(-max_len // block_size)]
+    if seqs != list(range(len(tables))):
+        tables = tables.index_select(0, torch.tensor(seqs))
     slots = (tables * block_size).unsqueeze(-1) + torch.arange(block_size, dtype=torch.int32)
-    slots = slots.flatten(1)
-    if any(tile.key_start for tile in tiles):
-        starts = torch.tensor([[tile.key_start] for tile in tiles])
-        positions = (starts + torch.arange(key_len)).clamp_max_(slots.shape[1] - 1)
-        return slots.gather(1, positions)
-    return slots[:, :key_len]
+    return slots.flatten(1)

@@ -71,7 +71,8 @@ class TorchBackend:
                 scale=scale,
             )
             output[group.tokens] = attended.permute(views.inverse)
-        output[plan.num_grouped_tokens :] = 0
+        if plan.num_grouped_tokens < num_tokens:
+            output[plan.num_grouped_tokens :] = 0
         if plan.inverse is not None:
             output = output.index_select(0, plan.inverse)
         return output.view(num_tokens, num_heads, head_dim)

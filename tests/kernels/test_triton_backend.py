@@ -46,3 +46,17 @@ def test_stored_tokens_are_attended_to(make_step: Any, triton_device: torch.devi
     step.assert_close(
         backend.attention(step.query, step.key_cache, step.value_cache, step.metadata, step.scale)
     )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_of_decodes_replays_from_a_cuda_graph(make_step: Any) -> None:
+    step = make_step([(1, 40), (1, 0), (1, 300)], device=torch.device("cuda"))
+    backend = TritonBackend(num_multiprocessors=132)
+    arguments = (step.query, step.key_cache, step.value_cache, step.metadata, step.scale)
+    backend.attention(*arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = backend.attention(*arguments)
+    output.fill_(float("nan"))
+    graph.replay()
+    step.assert_close(output)
