@@ -5,12 +5,11 @@ scheduler; everything else changes what the next step will find.
 """
 
 from collections import deque
-from typing import Final
 
 import msgspec
 
-from tokenreel.actors.core import snapshot
-from tokenreel.actors.core.config import CoreConfig, blocks_for
+from tokenreel.actors.core import intake, snapshot
+from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.digest import COUNTERS, SEQUENCES, Digest, weight
 from tokenreel.actors.core.kv_manager import KvManager
 from tokenreel.actors.core.policy import POLICIES
@@ -18,9 +17,8 @@ from tokenreel.actors.core.queues import Queues
 from tokenreel.actors.core.scheduler import Composition, OpenStep, Scheduler, StepShare
 from tokenreel.actors.core.sequence import Request, Sequence, Status
 from tokenreel.actors.core.stopping import finish_reason
-from tokenreel.messages.block_hash import chain, private_root
 from tokenreel.messages.codec import CoreEvent, Effect
-from tokenreel.messages.ids import BlockHash, RequestKey, SeqId, StepId
+from tokenreel.messages.ids import RequestKey, SeqId, StepId
 from tokenreel.messages.outputs import (
     OutputDelivered,
     SequenceFinished,
@@ -35,10 +33,8 @@ from tokenreel.messages.requests import (
     RequestFinished,
     RequestRejected,
 )
-from tokenreel.messages.sampling import MASK_64, FinishReason, SamplingParams, derive_seed
+from tokenreel.messages.sampling import MASK_64, FinishReason
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
-
-NO_HASH: Final = BlockHash(b"")
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):
@@ -127,7 +123,7 @@ class Engine:
         if event.key in self.tombstones:
             del self.tombstones[event.key]
             return [RequestRejected(event.key, 499, "aborted", "the client gave the request up")]
-        refusal = self._refusal(event)
+        refusal = intake.refusal(event, self.config, len(self.requests))
         if refusal is not None:
             return [refusal]
         request = self._create(event)
@@ -135,84 +131,24 @@ class Engine:
             RequestAdmitted(event.key, request.seq_ids, len(event.prompt_token_ids), event.text)
         ]
 
-    def _refusal(self, event: AdmitRequest) -> RequestRejected | None:
-        """Whoever passes fits an empty pool, so that nothing admitted can be stuck for ever."""
-        config, prompt = self.config, event.prompt_token_ids
-        num_tokens = len(prompt) + event.stopping.max_tokens
-
-        def refuse(status: int, code: str, message: str, param: str) -> RequestRejected:
-            return RequestRejected(event.key, status, code, message, param)
-
-        if not prompt:
-            return refuse(400, "empty_prompt", "the prompt has no tokens", "prompt")
-        if min(prompt) < 0 or max(prompt) >= config.vocab_size:
-            message = f"a token id is outside the vocabulary [0, {config.vocab_size})"
-            return refuse(400, "invalid_token_id", message, "prompt")
-        if event.stopping.max_tokens < 1:
-            return refuse(400, "invalid_value", "max_tokens must be at least 1", "max_tokens")
-        if not 1 <= event.n <= config.max_num_seqs:
-            message = f"n must be between 1 and {config.max_num_seqs} (max_num_seqs)"
-            return refuse(400, "invalid_value", message, "n")
-        if num_tokens > config.max_model_len:
-            message = (
-                f"prompt ({len(prompt)} tokens) and max_tokens ({event.stopping.max_tokens}) "
-                f"together exceed max_model_len ({config.max_model_len})"
-            )
-            return refuse(400, "context_length_exceeded", message, "prompt")
-        num_blocks = blocks_for(num_tokens, config.block_size)
-        if num_blocks > config.num_blocks:
-            message = f"{num_blocks} KV blocks are needed, the whole pool has {config.num_blocks}"
-            return refuse(400, "context_length_exceeded", message, "prompt")
-        if event.block_hashes and len(event.block_hashes) != len(prompt) // config.block_size:
-            message = f"block_hashes do not fit block_size {config.block_size}"
-            return refuse(500, "internal_error", message, "prompt")
-        if len(self.requests) >= config.max_in_flight:
-            message = f"{config.max_in_flight} requests are in flight already (max_in_flight)"
-            return refuse(429, "queue_full", message, "")
-        return None
-
     def _create(self, event: AdmitRequest) -> Request:
-        root, hashes = self._chain_of(event)
-        seq_ids: list[SeqId] = []
-        for index in range(event.n):
-            sequence = Sequence(
-                seq_id=SeqId(self.next_seq_id),
-                key=event.key,
-                order=(self._policy.level(event.priority), self.next_arrival, index),
-                token_ids=list(event.prompt_token_ids),
-                num_prompt_tokens=len(event.prompt_token_ids),
-                sampling=self._sampling_of(event, index),
-                stopping=event.stopping,
-                cache_root=root,
-                hashes=list(hashes),
-            )
-            self.next_seq_id += 1
+        level = self._policy.level(event.priority)
+        sequences = intake.sequences_of(
+            event, self.config, level, self.next_arrival, SeqId(self.next_seq_id)
+        )
+        self.next_seq_id += len(sequences)
+        self.next_arrival += 1
+        for sequence in sequences:
             self.sequences[sequence.seq_id] = sequence
-            seq_ids.append(sequence.seq_id)
             self._note_change(sequence)
-            if index == 0:
+            if sequence.is_first:
                 self.queues.wait(sequence)
             else:
                 self.queues.block(sequence)
-        self.next_arrival += 1
-        request = Request(event.key, tuple(seq_ids), len(seq_ids))
+        seq_ids = tuple(sequence.seq_id for sequence in sequences)
+        request = Request(event.key, seq_ids, len(seq_ids))
         self.requests[event.key] = request
         return request
-
-    def _chain_of(self, event: AdmitRequest) -> tuple[BlockHash, list[BlockHash]]:
-        """The root and chain by which this request's blocks are shared: with everybody, with its
-        own siblings alone, or not at all."""
-        if self.config.enable_prefix_caching:
-            return event.cache_root, event.block_hashes
-        if event.n == 1:
-            return NO_HASH, []
-        root = private_root(event.cache_root, *event.key)
-        return root, chain(root, event.prompt_token_ids, self.config.block_size)
-
-    @staticmethod
-    def _sampling_of(event: AdmitRequest, index: int) -> SamplingParams:
-        seed = derive_seed(event.sampling.seed, index)
-        return msgspec.structs.replace(event.sampling, seed=seed)
 
     # Steps begin and complete.
 
@@ -324,7 +260,7 @@ class Engine:
 
     def _unblock_siblings(self, sequence: Sequence) -> None:
         """The first of a request's sequences has computed the prompt, or never will."""
-        if not self.queues.blocked or sequence.order[2] != 0:
+        if not self.queues.blocked or not sequence.is_first:
             return
         for seq_id in self.requests[sequence.key].seq_ids:
             sibling = self.queues.blocked.get(seq_id)

@@ -67,6 +67,11 @@ class Sequence(msgspec.Struct, eq=False):
         return self.order[0]
 
     @property
+    def is_first(self) -> bool:
+        """Whether this sequence computes the prompt that its siblings wait for."""
+        return self.order[2] == 0
+
+    @property
     def num_known(self) -> int:
         return len(self.token_ids)
 
