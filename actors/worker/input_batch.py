@@ -46,11 +46,13 @@ class StepInput:
     """[num_seqs, max_blocks] int32."""
     max_query_len: int
     max_context_len: int
-    feedback_rows: Array
-    """[num_tokens] int32: the row whose last sampled token stands here, or -1."""
+    feedback_rows: Array | None
+    """[num_tokens] int32: the row whose last sampled token stands here, or -1. None if tokens are
+    known here as soon as they are sampled."""
     logit_indices: Array
     """[num_logits] int64: tokens after which one is sampled."""
-    sampled_seq_ids: list[int]
+    sampled_seq_ids: Array
+    """[num_logits]"""
     sampled_rows: Array
     """[num_logits]"""
     sampled_indices: Array
@@ -80,7 +82,9 @@ class InputBatch:
         block_size: int,
         num_blocks: int,
         vocab_size: int,
+        is_async: bool = False,
     ) -> None:
+        """`is_async`: steps are composed before the tokens of the last one are known here."""
         self.sampling = SamplingTable(max_num_seqs)
         self.max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -98,6 +102,13 @@ class InputBatch:
         self._tables = np.zeros((max_num_seqs, self._max_blocks), np.int32)
         self._num_blocks = np.zeros(max_num_seqs, np.int64)
         self._faults: dict[int, str] = {}
+        self._is_async = is_async
+        self._counting = np.arange(max_num_seqs + 1)
+        self._counting32 = self._counting.astype(np.int32)
+        # What every entry lies between: seq_id, row, start, length, num_logits.
+        self._least = np.array([[NO_SEQUENCE + 1], [0], [0], [1], [0]])
+        most = [MAX_INT64, max_num_seqs - 1, max_model_len, max_num_batched_tokens, 1]
+        self._most = np.array(most).reshape(5, 1)
 
     def apply(self, step: StepScheduled) -> StepInput | list[SequenceFailure]:
         """Brings the rows up to the step, and returns what to compute, or failures if nothing is.
@@ -105,8 +116,9 @@ class InputBatch:
         Raises `ImpossibleStep` if the message as a whole makes no sense.
         """
         scheduled = step.scheduled
-        entries = _columns(scheduled)
-        self._check_bounds(step, entries)
+        columns = _columns(scheduled)
+        self._check_bounds(step, columns)
+        entries = Entries(*columns)
         for row in step.removed_rows:
             self._clear(row)
         for added in step.added:
@@ -128,33 +140,34 @@ class InputBatch:
 
     def write_sampled(self, step_input: StepInput, token_ids: Array) -> None:
         """Puts sampled tokens where the next step finds them, unless their row has a new owner."""
-        rows = step_input.sampled_rows
-        same = self._seq_ids[rows] == step_input.sampled_seq_ids
+        rows, indices = step_input.sampled_rows, step_input.sampled_indices
+        if self._is_async:
+            same = self._seq_ids[rows] == step_input.sampled_seq_ids
+            rows, indices, token_ids = rows[same], indices[same], token_ids[same]
         # A failed sequence has no token; what stands there instead is read by nobody.
-        self._tokens[rows[same], step_input.sampled_indices[same]] = token_ids[same].clip(0)
+        self._tokens[rows, indices] = np.maximum(token_ids, 0)
 
     def _history(self, row: int, output_position: int) -> tuple[Array, Array]:
         prompt_len = int(self._num_prompt[row])
         tokens = self._tokens[row]
         return tokens[:prompt_len], tokens[prompt_len : prompt_len + output_position]
 
-    def _check_bounds(self, step: StepScheduled, entries: Entries) -> None:
+    def _check_bounds(self, step: StepScheduled, columns: Array) -> None:
         """What makes sense for no state of the rows; afterwards every row exists."""
-        rows = [added.row for added in step.added] + step.removed_rows
-        has_bad_rows = rows and not 0 <= min(rows) <= max(rows) < self.max_num_seqs
-        outside = (entries.rows < 0) | (entries.rows >= self.max_num_seqs)
-        if has_bad_rows or outside.any():
+        outside = (columns < self._least) | (columns > self._most)
+        if outside.any():
+            column, i = (int(index[0]) for index in outside.nonzero())
+            raise ImpossibleStep(
+                f"{Entries._fields[column]} hold {columns[column, i]}, which is not between "
+                f"{self._least[column, 0]} and {self._most[column, 0]}"
+            )
+        other_rows = [added.row for added in step.added] + step.removed_rows
+        if other_rows and not 0 <= min(other_rows) <= max(other_rows) < self.max_num_seqs:
             raise ImpossibleStep(f"a row outside the {self.max_num_seqs} rows there are")
-        if len(set(entries.rows.tolist())) != len(entries.rows):
+        if len(set(columns[1].tolist())) != len(step.scheduled):
             raise ImpossibleStep("a row is scheduled twice")
-        limit = self._max_num_batched_tokens
-        lengths, starts = entries.lengths, entries.starts
-        if ((lengths < 1) | (lengths > limit)).any() or lengths.sum() > limit:
-            raise ImpossibleStep(f"lengths {lengths.tolist()}, where {limit} tokens are allowed")
-        if ((starts < 0) | (starts > self._max_model_len)).any():
-            raise ImpossibleStep(f"starts {starts.tolist()}, of {self._max_model_len}")
-        if ((entries.num_logits < 0) | (entries.num_logits > 1)).any():
-            raise ImpossibleStep("more than one row of logits for a sequence")
+        if columns[3].sum() > self._max_num_batched_tokens:
+            raise ImpossibleStep(f"more than {self._max_num_batched_tokens} tokens")
 
     def _clear(self, row: int) -> None:
         self._seq_ids[row] = NO_SEQUENCE
@@ -176,11 +189,15 @@ class InputBatch:
         if fault is not None:
             self._faults[row] = fault
             return
+        try:
+            self.sampling.set(row, added.sampling, added.num_prompt_tokens)
+        except OverflowError as error:
+            self._faults[row] = f"a sampling parameter out of range: {error}"
+            return
         self._seq_ids[row] = added.seq_id
         self._tokens[row, : len(tokens)] = tokens
         self._num_known[row] = len(tokens)
         self._num_prompt[row] = added.num_prompt_tokens
-        self.sampling.set(row, added.sampling, added.num_prompt_tokens)
         if blocks:
             self._append_blocks(row, added.seq_id, blocks)
 
@@ -203,8 +220,7 @@ class InputBatch:
         rows = entries.rows
         ends = entries.starts + entries.lengths
         fits: Array = self._seq_ids[rows] == entries.seq_ids
-        fits &= ends <= self._num_known[rows]
-        fits &= ends <= self._num_blocks[rows] * self._block_size
+        fits &= ends <= np.minimum(self._num_known[rows], self._num_blocks[rows] * self._block_size)
         return fits
 
     def _fail(self, scheduled: list[ScheduledSequence], valid: Array) -> list[SequenceFailure]:
@@ -228,59 +244,71 @@ class InputBatch:
     def _flatten(self, entries: Entries, failures: list[SequenceFailure]) -> StepInput:
         seq_ids, rows, starts, lengths, num_logits = entries
         ends = starts + lengths
-        query_start_loc = np.zeros(len(rows) + 1, np.int64)
-        lengths.cumsum(out=query_start_loc[1:])
+        num_seqs = len(rows)
         max_query_len = int(lengths.max())
-        max_context_len = int(ends.max())
         if max_query_len == 1:
             token_rows, positions = rows, starts
+            query_start_loc = self._counting32[: num_seqs + 1]
+            logit_indices = self._counting[:num_seqs]
         else:
             token_rows = rows.repeat(lengths)
-            # Token i of the step is token i - query_start_loc + start of its sequence.
-            positions = (starts - query_start_loc[:-1]).repeat(lengths)
-            positions += np.arange(len(positions))
-        blocks = self._tables[token_rows, positions // self._block_size].astype(np.int64)
-        has_logits = num_logits > 0
+            token_ends = lengths.cumsum()
+            query_start_loc = np.zeros(num_seqs + 1, np.int32)
+            query_start_loc[1:] = token_ends
+            # Token i of the step is token i - first token + start of its sequence.
+            positions = np.arange(len(token_rows)) + (ends - token_ends).repeat(lengths)
+            logit_indices = token_ends - 1
         sampled_rows, sampled_indices = rows, ends
-        logit_indices = query_start_loc[1:] - 1
-        if not has_logits.all():
+        if not num_logits.all():
+            has_logits = num_logits > 0
             logit_indices = logit_indices[has_logits]
             sampled_rows, sampled_indices = rows[has_logits], ends[has_logits]
             seq_ids = seq_ids[has_logits]
+        max_context_len = int(ends.max())
         step_input = StepInput(
             token_ids=self._tokens[token_rows, positions],
             positions=positions.astype(np.int32),
-            slot_mapping=blocks * self._block_size + positions % self._block_size,
-            query_start_loc=query_start_loc.astype(np.int32),
+            slot_mapping=self._slots(token_rows, positions),
+            query_start_loc=query_start_loc,
             context_lens=ends.astype(np.int32),
             block_tables=self._tables[rows, : -(-max_context_len // self._block_size)],
             max_query_len=max_query_len,
             max_context_len=max_context_len,
-            feedback_rows=np.where(
-                self._last_sampled[token_rows] == positions, token_rows, -1
-            ).astype(np.int32),
+            feedback_rows=self._feedback_rows(token_rows, positions) if self._is_async else None,
             logit_indices=logit_indices,
-            sampled_seq_ids=seq_ids.tolist(),
+            sampled_seq_ids=seq_ids,
             sampled_rows=sampled_rows,
             sampled_indices=sampled_indices,
             failures=failures,
         )
         self._last_sampled[sampled_rows] = sampled_indices
         # The core may ask for the position after a sampled token before it has the token.
-        self._num_known[sampled_rows] = np.maximum(
-            self._num_known[sampled_rows], sampled_indices + 1
-        )
+        self._num_known[sampled_rows] = sampled_indices + 1
         return step_input
 
+    def _slots(self, token_rows: Array, positions: Array) -> Array:
+        block_indices = positions // self._block_size
+        blocks = self._tables[token_rows, block_indices].astype(np.int64)
+        slots: Array = (blocks - block_indices) * self._block_size + positions
+        return slots
 
-def _columns(scheduled: list[ScheduledSequence]) -> Entries:
+    def _feedback_rows(self, token_rows: Array, positions: Array) -> Array:
+        is_fed = self._last_sampled[token_rows] == positions
+        return np.where(is_fed, token_rows, -1).astype(np.int32)
+
+
+def _columns(scheduled: list[ScheduledSequence]) -> Array:
+    """[5, num_seqs] int64, the rows of which are the fields of `Entries`."""
     try:
-        return Entries(
-            np.array([entry.seq_id for entry in scheduled], np.int64),
-            np.array([entry.row for entry in scheduled], np.int64),
-            np.array([entry.start for entry in scheduled], np.int64),
-            np.array([entry.num_tokens for entry in scheduled], np.int64),
-            np.array([entry.num_logits for entry in scheduled], np.int64),
+        return np.array(
+            [
+                [entry.seq_id for entry in scheduled],
+                [entry.row for entry in scheduled],
+                [entry.start for entry in scheduled],
+                [entry.num_tokens for entry in scheduled],
+                [entry.num_logits for entry in scheduled],
+            ],
+            np.int64,
         )
     except OverflowError as error:
         raise ImpossibleStep(f"a number of more than 63 bits: {error}") from None

@@ -154,6 +154,7 @@ def _new_runner(
         block_size=block_size,
         num_blocks=num_blocks,
         vocab_size=model.config.vocab_size,
+        is_async=model.device.type == "cuda",
     )
     cache = KVCache.allocate(model.config, num_blocks, block_size, model.dtype, model.device)
     return ModelRunner(model, cache, batch)

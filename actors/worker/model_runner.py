@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenreel.actors.worker.input_batch import InputBatch, StepInput
 from tokenreel.actors.worker.kv_cache import KVCache
 from tokenreel.actors.worker.models.decoder import Decoder
-from tokenreel.actors.worker.sampler import NOT_FINITE, RowLogprobs, Sampled, sample
+from tokenreel.actors.worker.sampler import NOT_FINITE, RowLogprobs, Sampled, accept, sample
 from tokenreel.actors.worker.sampling_table import SamplingBatch
 from tokenreel.actors.worker.step_tensors import step_tensors
 from tokenreel.messages.ids import SeqId
@@ -66,7 +66,7 @@ class PendingStep:
         return self._output
 
     def _read(self, step_input: StepInput, sampled: Sampled, output: StepOutput) -> None:
-        seq_ids = step_input.sampled_seq_ids
+        seq_ids = step_input.sampled_seq_ids.tolist()
         token_ids = sampled.token_ids.numpy()
         self._batch.write_sampled(step_input, token_ids)
         for seq_id, token_id in zip(seq_ids, token_ids.tolist(), strict=True):
@@ -109,8 +109,8 @@ class ModelRunner:
             tensors.token_ids, tensors.positions, self._cache, tensors.metadata
         )
         sampled, event = None, None
-        if step_input.sampled_seq_ids:
-            if len(step_input.sampled_seq_ids) < len(hidden):
+        if num_logits := len(step_input.logit_indices):
+            if num_logits < len(hidden):
                 hidden = hidden.index_select(0, tensors.logit_indices)
             sampled = self._sample(hidden, self._batch.select_sampling(step_input))
             if self._is_cuda:
@@ -127,6 +127,8 @@ class ModelRunner:
         return pending
 
     def _sample(self, hidden: Tensor, batch: SamplingBatch) -> Sampled:
+        if batch.is_plain:
+            return accept(*self._model.greedy(hidden))
         size = self._part_size
         if len(batch) <= size:
             return sample(self._model.logits(hidden), batch)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenreel.actors.worker.largest import largest
 from tokenreel.actors.worker.logit_adjustments import adjust
 from tokenreel.actors.worker.philox import uniforms
 from tokenreel.actors.worker.sampling_filters import filter_weights
@@ -50,13 +51,10 @@ class Sampled:
 
 def sample(logits: Tensor, batch: SamplingBatch) -> Sampled:
     """One token for each row. `logits` [n, vocab_size] float32 may be changed."""
-    if batch.is_plain:
-        token_ids, peaks = _greedy(logits)
-        return Sampled(token_ids.masked_fill_(~peaks.isfinite(), NOT_FINITE))
     raw_logprobs = _raw_logprobs(logits, batch)
     for row, adjustment in batch.adjustments:
         adjust(logits[row], adjustment)
-    token_ids, peaks = _greedy(logits)
+    token_ids, peaks = largest(logits)
     drawn = np.flatnonzero(batch.temperature > 0)
     part_size = max(1, MAX_PART_ELEMENTS // logits.shape[1])
     for start in range(0, len(drawn), part_size):
@@ -66,17 +64,13 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Sampled:
     logprobs = []
     if raw_logprobs is not None:
         logprobs.append(_row_logprobs(raw_logprobs, token_ids, batch))
-    return Sampled(token_ids.masked_fill_(~peaks.isfinite(), NOT_FINITE), logprobs)
+    return accept(token_ids, peaks, logprobs)
 
 
-def _greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest logit's index, the lowest one of equals, and its value; NaN counts as largest."""
-    if logits.device.type == "cpu":
-        # NumPy's is vectorized, some ten times as fast as PyTorch's.
-        token_ids = torch.from_numpy(logits.numpy().argmax(-1))
-    else:
-        token_ids = logits.argmax(-1)
-    return token_ids, logits.gather(1, token_ids.unsqueeze(1)).squeeze(1)
+def accept(token_ids: Tensor, peaks: Tensor, logprobs: list[RowLogprobs] | None = None) -> Sampled:
+    """The choice, but for rows whose largest logit says that they mean nothing."""
+    # What is not finite is not equal to itself, or infinity less itself is not a number.
+    return Sampled(token_ids.masked_fill_(peaks - peaks != 0, NOT_FINITE), logprobs or [])
 
 
 def _draw(logits: Tensor, peaks: Tensor, batch: SamplingBatch, rows: np.ndarray) -> Tensor:

@@ -38,8 +38,9 @@ class SamplingBatch:
     num_logprobs: Array
     adjustments: list[tuple[int, Adjustment]]
     """Index of the row in this batch, and what to do to it; few rows have any."""
-    is_plain: bool
-    """Every row is greedy on the logits as they are and wants no log-probabilities."""
+    is_plain: bool = False
+    """Every row is greedy on the logits as they are and wants no log-probabilities: there is
+    nothing else to know, and the arrays are empty."""
 
     def __len__(self) -> int:
         return len(self.temperature)
@@ -55,8 +56,11 @@ class SamplingBatch:
             self.output_positions[rows],
             self.num_logprobs[rows],
             [(i - start, change) for i, change in self.adjustments if start <= i < stop],
-            self.is_plain,
         )
+
+
+_NOTHING = np.empty(0)
+PLAIN = SamplingBatch(*[_NOTHING] * 7, adjustments=[], is_plain=True)
 
 
 class SamplingTable:
@@ -106,17 +110,17 @@ class SamplingTable:
 
     def select(self, rows: Array, num_tokens: Array, history: History) -> SamplingBatch:
         """`num_tokens` [n] is how many tokens each sequence has before the one to be chosen."""
+        if self._is_plain[rows].all():
+            return PLAIN
         positions = num_tokens - self._num_prompt_tokens[rows]
-        is_plain = bool(self._is_plain[rows].all())
+        adjusted = self._has_history[rows] | self._has_bias[rows]
+        adjusted |= positions < self._min_tokens[rows]
         adjustments: list[tuple[int, Adjustment]] = []
-        if not is_plain:
-            adjusted = self._has_history[rows] | self._has_bias[rows]
-            adjusted |= positions < self._min_tokens[rows]
-            for i in np.flatnonzero(adjusted).tolist():
-                row, position = int(rows[i]), int(positions[i])
-                adjustments.append(
-                    (i, Adjustment(self._params[row], position, *history(row, position)))
-                )
+        for i in np.flatnonzero(adjusted).tolist():
+            row, position = int(rows[i]), int(positions[i])
+            adjustments.append(
+                (i, Adjustment(self._params[row], position, *history(row, position)))
+            )
         return SamplingBatch(
             self._temperature[rows],
             self._top_k[rows],
@@ -126,5 +130,4 @@ class SamplingTable:
             positions,
             self._num_logprobs[rows],
             adjustments,
-            is_plain,
         )

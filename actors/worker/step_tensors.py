@@ -11,14 +11,7 @@ from tokenreel.actors.worker.input_batch import StepInput
 from tokenreel.kernels.backend import AttentionMetadata
 
 _WIDE = ("slot_mapping", "logit_indices", "sampled_rows")
-_NARROW = (
-    "token_ids",
-    "positions",
-    "feedback_rows",
-    "query_start_loc",
-    "context_lens",
-    "block_tables",
-)
+_NARROW = ("token_ids", "positions", "query_start_loc", "context_lens", "block_tables")
 """Fields of `StepInput` by their width: int64 first, so that all of them lie aligned."""
 
 
@@ -34,15 +27,15 @@ def step_tensors(step_input: StepInput, last_sampled: Tensor) -> StepTensors:
     """`last_sampled` [max_num_seqs] int32 holds each row's last token, on the model's device: a
     GPU's next step is on its way before the host has seen it."""
     names = (*_WIDE, *_NARROW)
-    arrays = [np.ascontiguousarray(getattr(step_input, name)) for name in names]
-    device = last_sampled.device
-    if device.type == "cpu":
+    arrays = [getattr(step_input, name) for name in names]
+    if step_input.feedback_rows is None:
         tensors = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
     else:
-        tensors = dict(zip(names, _copy_at_once(arrays, device), strict=True))
-        is_fed = tensors["feedback_rows"] >= 0
-        fed = last_sampled[tensors["feedback_rows"].clamp(min=0)]
-        tensors["token_ids"] = torch.where(is_fed, fed, tensors["token_ids"])
+        arrays.append(step_input.feedback_rows)
+        *copies, feedback_rows = _copy_at_once(arrays, last_sampled.device)
+        tensors = dict(zip(names, copies, strict=True))
+        fed = last_sampled[feedback_rows.clamp(min=0)]
+        tensors["token_ids"] = torch.where(feedback_rows >= 0, fed, tensors["token_ids"])
     metadata = AttentionMetadata(
         query_start_loc=tensors["query_start_loc"],
         context_lens=tensors["context_lens"],

@@ -15,6 +15,7 @@ from tokenreel.actors.worker.kv_cache import KVCache
 from tokenreel.actors.worker.model_config import DecoderConfig
 from tokenreel.actors.worker.models.linear import make_linear
 from tokenreel.actors.worker.models.rope import rotation_table
+from tokenreel.actors.worker.models.vocabulary_head import VocabularyHead
 from tokenreel.kernels.backend import AttentionMetadata, Backend
 
 ReadTensor = Callable[[str], Tensor]
@@ -72,7 +73,7 @@ class Decoder:
         ]
         self._norm = RMSNorm(read("model.norm.weight"), config.rms_norm_eps)
         head = self._embedding if config.tie_word_embeddings else read("lm_head.weight")
-        self._head = make_linear(head, None)
+        self._head = VocabularyHead(head)
         table = rotation_table(config.rope, config.head_dim, max_model_len)
         self._rotations = table.to(self._embedding.device)
 
@@ -99,7 +100,11 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""
-        return self._head(self._norm(hidden)).float()
+        return self._head.logits(self._norm(hidden))
+
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest logit's token and value for each row, each [num_rows]."""
+        return self._head.greedy(self._norm(hidden))
 
 
 class DecoderLayer:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenreel.actors.worker.sampler import NOT_FINITE, Sampled, sample
+from tokenreel.actors.worker.largest import largest
+from tokenreel.actors.worker.sampler import NOT_FINITE, Sampled, accept, sample
 from tokenreel.actors.worker.sampling_table import SamplingTable
 from tokenreel.messages.sampling import SamplingParams
 
@@ -34,6 +35,8 @@ def choose(
 
     num_tokens = np.array([len(prompt) + len(output) for prompt, output in histories])
     batch = table.select(np.arange(len(params)), num_tokens, history)
+    if batch.is_plain:
+        return accept(*largest(logits))
     return sample(logits.clone(), batch)
 
 
