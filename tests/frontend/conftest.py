@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tokenreel.actors.runtime.topology import Topology, identity
 from tokenreel.frontend.process import FrontendActor
 from tokenreel.messages.codec import Message, decode, encode
 from tokenreel.messages.ids import RequestKey, SeqId
-from tokenreel.messages.lifecycle import ActorReady, Drained, EngineFacts, SystemReady
+from tokenreel.messages.lifecycle import ActorFailed, ActorReady, Drained, EngineFacts, SystemReady
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.outputs import TextChunk, TextEmitted, TokenLogprob
 from tokenreel.messages.requests import (
@@ -60,11 +59,7 @@ class ScriptedEngine:
     ERROR = FinishReason.ERROR
 
     def __init__(self, topology: Topology) -> None:
-        self.submitted: asyncio.Queue[SubmitRequest] = asyncio.Queue()
-        self.aborted: asyncio.Queue[RequestKey] = asyncio.Queue()
-        self.drained: asyncio.Queue[int] = asyncio.Queue()
-        self.ready: asyncio.Queue[ActorReady] = asyncio.Queue()
-        self.answers: Callable[[SubmitRequest], None] | None = self.complete
+        self.reset()
         self.context = new_context()
         roles = ("input_processor", "engine_core", "supervisor")
         self.inboxes = [Inbox(self.context, topology.address(role)) for role in roles]
@@ -72,10 +67,19 @@ class ScriptedEngine:
             role: Outbox(self.context, topology.address("frontend"), identity(role, 0, 1))
             for role in (*roles, "detokenizer")
         }
-        self._progress: dict[tuple[RequestKey, int], list[int]] = {}
         loop = asyncio.get_running_loop()
         for inbox in self.inboxes:
             inbox.attach(loop, self._on_frames)
+
+    def reset(self) -> None:
+        """Forget what was; answer by itself again."""
+        self.submitted: asyncio.Queue[SubmitRequest] = asyncio.Queue()
+        self.aborted: asyncio.Queue[RequestKey] = asyncio.Queue()
+        self.drained: asyncio.Queue[int] = asyncio.Queue()
+        self.ready: asyncio.Queue[ActorReady] = asyncio.Queue()
+        self.failed: asyncio.Queue[ActorFailed] = asyncio.Queue()
+        self.answers: Callable[[SubmitRequest], None] | None = self.complete
+        self._progress: dict[tuple[RequestKey, int], list[int]] = {}
 
     def close(self) -> None:
         for channel in (*self.inboxes, *self.outboxes.values()):
@@ -153,6 +157,8 @@ class ScriptedEngine:
                     self.drained.put_nowait(num_cut_short)
                 case ActorReady() as ready:
                     self.ready.put_nowait(ready)
+                case ActorFailed() as failed:
+                    self.failed.put_nowait(failed)
                 case message:
                     raise AssertionError(f"the frontend sent {message}")
 
@@ -164,19 +170,72 @@ def _logprobs(word: str, num_logprobs: int) -> list[TokenLogprob] | None:
     return [TokenLogprob(word, -0.25, word.encode(), top)]
 
 
-class RunningFrontend:
-    """A frontend at work: its address, its engine, and what it says about itself."""
+class RemoteFrontend:
+    """A frontend at work somewhere: its address and its engine."""
 
-    def __init__(self, actor: FrontendActor, engine: ScriptedEngine, port: int) -> None:
-        self.actor = actor
-        self.client = actor.engine
+    def __init__(self, engine: ScriptedEngine, port: int) -> None:
         self.engine = engine
+        self.clients: list[RawClient] = []
+        self.run_dir: str | None = None
+        self.listener: socket.socket | None = None
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+
+    async def close_clients(self) -> None:
+        while self.clients:
+            await self.clients.pop().cut()
+
+    async def announce(self) -> None:
+        """Say that everybody is there."""
+        self.engine.send("engine_core", FACTS)
+        self.engine.send("supervisor", SystemReady())
+
+    async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
+            return await client.post(path, content=content, **options)
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
+            return await client.get(path, **options)
+
+    async def connect(self) -> "RawClient":
+        client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
+
+    async def open(self, path: str, body: Any) -> "RawClient":
+        """Send a POST over a bare socket and read nothing yet."""
+        client = await self.connect()
+        payload = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n\r\n"
+        client.writer.write(head.encode() + payload)
+        await client.writer.drain()
+        return client
+
+
+class RunningFrontend(RemoteFrontend):
+    """A frontend in this process, which can be asked about itself."""
+
+    def __init__(self, actor: FrontendActor, engine: ScriptedEngine, port: int) -> None:
+        super().__init__(engine, port)
+        self.actor = actor
+        self.client = actor.engine
 
     @property
     def server(self) -> Any:
         return self.actor._server
+
+    async def become_ready(self) -> None:
+        await self.announce()
+        await asyncio.wait_for(self.engine.ready.get(), WAIT_S)
+        await self.state("ready")
+
+    async def state(self, state: str) -> None:
+        """Wait until the frontend is in `state`."""
+        async with asyncio.timeout(WAIT_S):
+            while self.client.statistics().state != state:
+                await asyncio.sleep(0)
 
     async def in_flight(self, num_requests: int) -> None:
         """Wait until this many credits are out."""
@@ -190,22 +249,6 @@ class RunningFrontend:
             while (state := self.client.statistics()).num_open_calls or state.num_in_flight:
                 await asyncio.sleep(0)
 
-    async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
-            return await client.post(path, content=content, **options)
-
-    async def get(self, path: str, **options: Any) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.url, timeout=WAIT_S) as client:
-            return await client.get(path, **options)
-
-    async def connect(self) -> "RawClient":
-        return await RawClient.connect(self.port)
-
-    async def open(self, path: str, body: Any) -> "RawClient":
-        """Send a POST over a bare socket and read nothing yet."""
-        return await RawClient.post(self.port, path, body)
-
 
 class RawClient:
     """A client that can stop reading, or leave, whenever it likes."""
@@ -214,19 +257,6 @@ class RawClient:
         self.reader = reader
         self.writer = writer
         self._unread = b""
-
-    @classmethod
-    async def connect(cls, port: int) -> "RawClient":
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
-
-    @classmethod
-    async def post(cls, port: int, path: str, body: Any) -> "RawClient":
-        client = await cls.connect(port)
-        payload = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n\r\n"
-        client.writer.write(head.encode() + payload)
-        await client.writer.drain()
-        return client
 
     async def read_until(self, text: bytes) -> bytes:
         """What comes up to the end of `text`."""
@@ -259,28 +289,38 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture
-def run_dir() -> Iterator[Path]:
+async def remote() -> AsyncIterator[RemoteFrontend]:
+    """The engine's other actors, a run directory, and a port: all but the frontend itself."""
+    with tempfile.TemporaryDirectory(prefix="tr-") as run_dir:
+        topology = Topology(Path(run_dir))
+        topology.write_options(EngineOptions(model=MODEL, served_model_name=MODEL))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            engine = ScriptedEngine(topology)
+            frontend = RemoteFrontend(engine, listener.getsockname()[1])
+            frontend.run_dir, frontend.listener = run_dir, listener
+            yield frontend
+            await frontend.close_clients()
+            engine.close()
+
+
+@contextlib.asynccontextmanager
+async def running_frontend(**options: Any) -> AsyncIterator[RunningFrontend]:
     # Not tmp_path: the name of a socket may not be long.
-    path = Path(tempfile.mkdtemp(prefix="tr-"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-async def start_frontend(run_dir: Path) -> AsyncIterator[Any]:
-    """Start a frontend with these options; it has not heard from anybody yet."""
-    started = []
-
-    async def start(**options: Any) -> RunningFrontend:
-        topology = Topology(run_dir)
+    with tempfile.TemporaryDirectory(prefix="tr-") as run_dir, contextlib.ExitStack() as channels:
+        topology = Topology(Path(run_dir))
         engine = ScriptedEngine(topology)
+        channels.callback(engine.close)
         context = new_context()
+        channels.callback(context.term)
         inbox = Inbox(context, topology.address("frontend"))
+        channels.callback(inbox.close)
         own_name = identity("frontend", 0, 1)
         outboxes = {
             role: Outbox(context, topology.address(role), own_name)
             for role in ("input_processor", "engine_core", "supervisor")
         }
+        for outbox in outboxes.values():
+            channels.callback(outbox.close)
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         loop = asyncio.get_running_loop()
@@ -297,16 +337,21 @@ async def start_frontend(run_dir: Path) -> AsyncIterator[Any]:
         actor = FrontendActor(runtime)
         actor.start()
         inbox.attach(loop, actor.on_frames)
-        started.append((actor, engine, inbox, outboxes, context))
-        return RunningFrontend(actor, engine, port)
-
-    yield start
-    for actor, engine, inbox, outboxes, context in started:
+        running = RunningFrontend(actor, engine, port)
+        yield running
+        await running.close_clients()
         await actor.stop_serving()
-        for channel in (inbox, *outboxes.values()):
-            channel.close()
-        engine.close()
-        context.term()
+
+
+@pytest.fixture
+async def start_frontend() -> AsyncIterator[Any]:
+    """Start a frontend with these options; it has not heard from anybody yet."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> RunningFrontend:
+            return await stack.enter_async_context(running_frontend(**options))
+
+        yield start
 
 
 @pytest.fixture
@@ -317,24 +362,23 @@ def start_ready(start_frontend: Any) -> Any:
         running: RunningFrontend = await start_frontend(**options)
         if max_pending_chunks is not None:
             running.client._max_pending_chunks = max_pending_chunks
-        await make_ready(running)
+        await running.become_ready()
         return running
 
     return start
 
 
+@pytest.fixture(scope="module")
+async def shared_frontend() -> AsyncIterator[RunningFrontend]:
+    async with running_frontend() as running:
+        await running.become_ready()
+        yield running
+
+
 @pytest.fixture
-async def frontend(start_ready: Any) -> AsyncIterator[RunningFrontend]:
-    """A frontend that is ready. At the end, nothing may be open and every credit be back."""
-    running = await start_ready()
-    yield running
-    await running.idle()
-
-
-async def make_ready(running: RunningFrontend) -> None:
-    running.engine.send("engine_core", FACTS)
-    await asyncio.wait_for(running.engine.ready.get(), WAIT_S)
-    running.engine.send("supervisor", SystemReady())
-    async with asyncio.timeout(WAIT_S):
-        while running.client.statistics().state != "ready":
-            await asyncio.sleep(0)
+async def frontend(shared_frontend: RunningFrontend) -> AsyncIterator[RunningFrontend]:
+    """A frontend that is ready. At the end nothing may be open and every credit must be back."""
+    shared_frontend.engine.reset()
+    yield shared_frontend
+    await shared_frontend.close_clients()
+    await shared_frontend.idle()

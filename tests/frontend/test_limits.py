@@ -112,7 +112,8 @@ async def test_what_is_no_http_is_an_openai_error_too(frontend: Any) -> None:
     await client.leave()
 
 
-async def test_one_connection_too_many_is_told_so(frontend: Any) -> None:
+async def test_one_connection_too_many_is_told_so(start_ready: Any) -> None:
+    frontend = await start_ready()
     frontend.server.config.max_connections = 2
     clients = [await frontend.connect() for _ in range(2)]
     for client in clients:
