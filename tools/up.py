@@ -23,6 +23,27 @@ EXAMPLE_PROMPT = "Once upon a time"
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code (see `engine-up --help`)."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # Before there was anything to stop.
+        return 130
+
+
+def announce(options: EngineOptions) -> list[str]:
+    """What is said once everything is ready."""
+    url = f"http://{_url_host(ANY_ADDRESS.get(options.host, options.host))}:{options.port}"
+    lines = [
+        f"{options.served_model_name} is ready at http://{_url_host(options.host)}:{options.port}"
+        " (Ctrl-C to stop)",
+    ]
+    if options.journal_dir is not None:
+        lines.append(f"journals are kept in {options.journal_dir}")
+    if options.api_key is None and options.host not in LOOPBACK_HOSTS:
+        lines.append(f"whoever reaches this address may use it; {API_KEY_VARIABLE} sets a key")
+    return [*lines, "try:", f"  {_curl(options, url)}"]
+
+
+def _run(arguments: list[str] | None) -> int:
     parsed = make_parser().parse_args(arguments)
     options = options_from(parsed)
     console = Console()
@@ -39,25 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return asyncio.run(_serve(options, listener, console, limits))
-    except KeyboardInterrupt:
-        return 130
     except OSError as error:
         console.complain(f"cannot start: {error}")
         return 1
-
-
-def announce(options: EngineOptions) -> list[str]:
-    """What is said once everything is ready."""
-    url = f"http://{_url_host(ANY_ADDRESS.get(options.host, options.host))}:{options.port}"
-    lines = [
-        f"{options.served_model_name} is ready at http://{_url_host(options.host)}:{options.port}"
-        " (Ctrl-C to stop)",
-    ]
-    if options.journal_dir is not None:
-        lines.append(f"journals are kept in {options.journal_dir}")
-    if options.api_key is None and options.host not in LOOPBACK_HOSTS:
-        lines.append(f"whoever reaches this address may use it; {API_KEY_VARIABLE} sets a key")
-    return [*lines, "try:", f"  {_curl(options, url)}"]
 
 
 async def _serve(

@@ -7,6 +7,7 @@ process is tied to its supervisor and can tell it what goes wrong.
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -177,6 +178,7 @@ def run_actor(actor_class: type[Actor], arguments: list[str] | None = None) -> i
     `if __name__ == "__main__": raise SystemExit(run_actor(TheActor))`."""
     options = _parse(arguments)
     leave_with_parent(options.death_fd)
+    faulthandler.enable()  # A crash in native code shows where it happened.
     # A terminal sends Ctrl-C to everybody; only the supervisor decides what it means. Until the
     # loop runs, SIGTERM keeps its default action, so that even a long start ends at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

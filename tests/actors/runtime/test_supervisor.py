@@ -200,6 +200,14 @@ def test_an_actor_that_crashes_at_the_start_is_told(engines: Engines) -> None:
     assert engine.left_behind() == []
 
 
+def test_a_process_that_cannot_be_started_is_told(engines: Engines) -> None:
+    engine = engines.start(nobody="there is no such program")
+    exit_code, lines = engine.end()
+    assert exit_code == 1
+    assert len(lines) == 1 and lines[0].startswith("cannot start a process: ")
+    assert engine.left_behind() == []
+
+
 def test_a_start_that_takes_too_long_is_told(engines: Engines) -> None:
     engine = engines.start({"start_timeout_s": 0.5}, engine_core="never ready", worker="hang")
     exit_code, lines = engine.end()

@@ -80,7 +80,8 @@ async def supervise(parent: Path, limits: SupervisorLimits, behaviours: dict[str
     with RunDirectory(parent) as run:
         topology = Topology(run.path)
         topology.write_options(EngineOptions(model="none", served_model_name="none"))
-        command = (sys.executable, "-P", __file__, "child")
+        python = "/nonexistent" if "nobody" in behaviours else sys.executable
+        command = (python, "-P", __file__, "child")
         supervisor = Supervisor(
             topology=topology,
             plans=[
