@@ -16,7 +16,7 @@ from tokenreel.actors.worker.largest import largest
 from tokenreel.actors.worker.logit_adjustments import adjust
 from tokenreel.actors.worker.philox import uniforms
 from tokenreel.actors.worker.sampling_filters import filter_weights
-from tokenreel.actors.worker.sampling_table import SamplingBatch
+from tokenreel.actors.worker.sampling_table import Array, SamplingBatch
 
 MAX_PART_ELEMENTS = 1 << 18
 """Rows are drawn in parts whose temporaries fit a CPU's second-level cache."""
@@ -58,9 +58,9 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Sampled:
     drawn = np.flatnonzero(batch.temperature > 0)
     part_size = max(1, MAX_PART_ELEMENTS // logits.shape[1])
     for start in range(0, len(drawn), part_size):
-        part = drawn[start : start + part_size]
-        index = torch.from_numpy(part).to(logits.device)
-        token_ids[index] = _draw(logits[index], peaks[index], batch, part)
+        rows = drawn[start : start + part_size]
+        index = _index(rows, logits.device)
+        token_ids[index] = _draw(logits[index], peaks[index], batch, rows)
     logprobs = []
     if raw_logprobs is not None:
         logprobs.append(_row_logprobs(raw_logprobs, token_ids, batch))
@@ -73,7 +73,7 @@ def accept(token_ids: Tensor, peaks: Tensor, logprobs: list[RowLogprobs] | None 
     return Sampled(token_ids.masked_fill_(peaks - peaks != 0, NOT_FINITE), logprobs or [])
 
 
-def _draw(logits: Tensor, peaks: Tensor, batch: SamplingBatch, rows: np.ndarray) -> Tensor:
+def _draw(logits: Tensor, peaks: Tensor, batch: SamplingBatch, rows: Array) -> Tensor:
     """A random token for each row of `logits` [n, vocab_size], which stand at `rows` of `batch`."""
     device = logits.device
     temperature = torch.from_numpy(batch.temperature[rows]).to(device)
@@ -82,6 +82,14 @@ def _draw(logits: Tensor, peaks: Tensor, batch: SamplingBatch, rows: np.ndarray)
     filter_weights(weights, batch.top_k[rows], batch.top_p[rows], batch.min_p[rows])
     numbers = uniforms(batch.seeds[rows], batch.output_positions[rows].astype(np.uint64))
     return _inverse_cdf(weights, torch.from_numpy(numbers).to(device))
+
+
+def _index(rows: Array, device: torch.device) -> Tensor | slice:
+    """Consecutive rows need not be copied."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first + 1 == len(rows):
+        return slice(first, last + 1)
+    return torch.from_numpy(rows).to(device)
 
 
 def _inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
