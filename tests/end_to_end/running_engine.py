@@ -177,6 +177,11 @@ class RunningEngine:
     def kill(self, role: str) -> None:
         os.kill(self.pids[role], signal.SIGKILL)
 
+    def stop(self) -> None:
+        """As Ctrl-C does. Fails unless it leaves as it should."""
+        self.signal(signal.SIGINT)
+        assert self.wait_for_exit() == 0, self.output
+
     def kill_everything(self) -> None:
         """All at once, as far as that goes: nobody has time to tidy up."""
         for pid in (*self.pids.values(), self.process.pid):
@@ -225,6 +230,18 @@ class RunningEngine:
         matches = (_ADDRESS_LINE.match(line) for line in self.lines)
         match = next(match for match in matches if match)
         return match[1], match[2]
+
+
+def verify(journal: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`engine-replay verify`, as a user runs it."""
+    return subprocess.run(
+        [str(SCRIPTS / "engine-replay"), "verify", str(journal)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
 
 
 def free_port() -> int:

@@ -1,15 +1,29 @@
 """What the README promises: one command, and an OpenAI client talks to the demo model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from running_engine import RunningEngine
+from running_engine import RunningEngine, verify
 
 QUESTION: Any = [{"role": "user", "content": "What is 17 + 25?"}]
 STORY: Any = [{"role": "user", "content": "Tell me a story."}]
 MODEL = "tokenreel-demo"
+StartEngine = Callable[..., RunningEngine]
+
+
+def test_start_ask_stop_and_verify_what_was_captured(start_engine: StartEngine) -> None:
+    """The README's session, with no flag but those that keep it apart from other engines."""
+    engine = start_engine().wait_until_ready()
+    with engine.client() as client:
+        answer = client.chat.completions.create(model=MODEL, messages=QUESTION)
+    assert "42" in (answer.choices[0].message.content or "")
+    engine.stop()
+    assert engine.left_behind() == []
+    verdict = verify(engine.journal)
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
 
 
 def test_health_is_503_while_the_model_loads_and_200_when_every_actor_is_ready(
