@@ -18,7 +18,7 @@ from tokenreel.kernels.paged_softmax import LOG2_E, attend_to_keys
 MIN_KEYS_PER_SPLIT = 128
 MAX_SPLITS = 64
 TILE_BYTES = 16 << 10
-"""One tile of keys."""
+"""One tile of keys, of which three are on their way or in use."""
 
 
 def paged_decode_attention(
@@ -44,7 +44,10 @@ def paged_decode_attention(
     heads_per_kv_head = num_heads // num_kv_heads
     window = sliding_window or 0
     block_dim = max(16, triton.next_power_of_2(head_dim))
-    block_keys = min(128, max(16, TILE_BYTES // (block_dim * key_cache.element_size())))
+    element_size = key_cache.element_size()
+    # Products of float32 are not for tensor cores, and their operands need registers too.
+    max_block_keys, num_warps = (32, 8) if element_size == 4 else (128, 4)
+    block_keys = min(max_block_keys, max(16, TILE_BYTES // (block_dim * element_size)))
     if num_splits == 1:
         partial_output = partial_lse = output
     else:
@@ -77,7 +80,7 @@ def paged_decode_attention(
         BLOCK_HEADS=max(16, triton.next_power_of_2(heads_per_kv_head)),
         BLOCK_DIM=block_dim,
         BLOCK_KEYS=block_keys,
-        num_warps=4,
+        num_warps=num_warps,
         num_stages=3,
         enable_fp_fusion=True,
     )

@@ -15,12 +15,6 @@ from torch import Tensor
 from tokenreel.kernels.backend import AttentionMetadata
 from tokenreel.kernels.paged_softmax import LOG2_E, attend_to_keys
 
-MAX_ROWS = 128
-"""Rows of a tile: query tokens times the query heads that share a KV head. Float32 has no tensor
-cores of full precision, and its tiles live in registers: a quarter of the rows."""
-TILE_BYTES = 16 << 10
-"""One tile of keys; a tile of queries takes twice as much at most."""
-
 
 def paged_prefill_attention(
     query: Tensor,
@@ -44,13 +38,8 @@ def paged_prefill_attention(
     block_size, num_kv_heads = key_cache.shape[1:3]
     heads_per_kv_head = num_heads // num_kv_heads
     block_dim = max(16, triton.next_power_of_2(head_dim))
-    row_bytes = block_dim * key_cache.element_size()
-    block_keys = min(64, max(16, TILE_BYTES // row_bytes))
-    rows = min(
-        triton.next_power_of_2(metadata.max_query_len * heads_per_kv_head),
-        MAX_ROWS if query.element_size() < 4 else MAX_ROWS // 4,
-        2 * TILE_BYTES // row_bytes,
-    )
+    max_rows, block_keys = _tile_sizes(block_dim, key_cache.element_size())
+    rows = min(max_rows, triton.next_power_of_2(metadata.max_query_len * heads_per_kv_head))
     block_rows = max(16, rows, triton.next_power_of_2(heads_per_kv_head))
     # Each sequence wastes less than one tile.
     num_tiles = num_tokens // (block_rows // heads_per_kv_head) + num_seqs
@@ -83,6 +72,17 @@ def paged_prefill_attention(
         num_stages=2,
         enable_fp_fusion=True,
     )
+
+
+def _tile_sizes(block_dim: int, element_size: int) -> tuple[int, int]:
+    """Rows and keys of a tile, such that a Hopper GPU keeps it in registers (`docs/kernels.md`).
+
+    A row is one query head of one token. Products of float32 are not for tensor cores, and their
+    operands need registers too.
+    """
+    if element_size == 4:
+        return max(16, 2048 // block_dim), 16
+    return min(128, 16384 // block_dim), min(64, 8192 // block_dim)
 
 
 def paged_prefill_attention_reference(

@@ -48,9 +48,11 @@ class Compiled:
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 signature[name] = TYPES[value.dtype]
-                attributes[(names.index(name),)] = [["tt.divisibility", 16]]
             else:
                 signature[name] = "fp32" if isinstance(value, float) else "i32"
+            # As Triton specializes what it launches.
+            if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+                attributes[(names.index(name),)] = [["tt.divisibility", 16]]
         constants = {name: value for name, value in keywords.items() if name in names}
         signature |= dict.fromkeys(constants, "constexpr")
         source = ASTSource(self.kernel, signature, constexprs=constants, attrs=attributes)
