@@ -17,7 +17,7 @@ from tokenreel.messages.steps import SampledTokens, StepCompleted
 
 REQUEST: Any = {"model": "tokenreel-demo", "prompt": "x", "max_tokens": 300, "seed": 4}
 ROLES = ["frontend", "input_processor", "engine_core", "worker", "detokenizer"]
-STRANGERS = [b"nobody", b"", b"\xff\xfe", b"engine_core.0", b"stranger.0.1", b"worker.x.y", b"." * 9]
+STRANGERS = [b"nobody", b"", b"\xff\xfe", b"engine_core.0", b"stranger.0.1", b"worker.x.y", b"..."]
 KNOWN = [b"frontend.0.77", b"worker.0.77", b"detokenizer.0.77", b"input_processor.0.77"]
 TAKEN = [b"engine_core.0.1", b"worker.0.1", b"frontend.0.1"]
 """Identities of actors that are there already."""
