@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import traceback
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -84,7 +85,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_exception(request: Request, error: Exception) -> Response:
-    # The server prints the traceback; the client is told no more than that.
+    traceback.print_exception(error)
     return _to_response(ApiError(500, "the server made a mistake", code="internal_error"))
 
 

@@ -171,6 +171,13 @@ class EngineClient:
             case _:
                 self._num_stray += 1
 
+    def stop(self) -> None:
+        """Serve nobody any more, and tell those who still wait."""
+        if self.state is not EngineState.DEAD:
+            self.state = EngineState.DRAINING
+            self._reason = "the server is shutting down"
+        self._cut_short()
+
     def statistics(self) -> EngineClientStatistics:
         return EngineClientStatistics(
             state=self.state.value,
@@ -287,22 +294,22 @@ class EngineClient:
             return
         self.state = EngineState.DRAINING
         self._reason = "the server is shutting down"
-        self._loop.call_later(timeout_s, self._cut_short, "the server is shutting down")
+        self._loop.call_later(timeout_s, self._cut_short)
         self._tell_when_drained()
 
     def _on_actor_died(self, message: ActorDied) -> None:
         if self.state is EngineState.DEAD:
             return
         self.state = EngineState.DEAD
-        self._reason = f"the engine failed: {message.role} {message.rank}: {message.message}"
-        self._cut_short(self._reason)
+        self._reason = f"the engine is dead: {message.role} {message.message}"
+        self._cut_short()
         self._tell_when_drained()
 
-    def _cut_short(self, message: str) -> None:
+    def _cut_short(self) -> None:
         open_calls = [call for call in self._calls if call.failure is None]
         self._num_cut_short += len(open_calls)
         for call in open_calls:
-            call.fail(EngineUnavailable(self.state.value, message))
+            call.fail(EngineUnavailable(self.state.value, self._reason))
         self._loop.call_later(CUT_SHORT_TIMEOUT_S, self._say_drained)
 
     def _tell_when_drained(self) -> None:

@@ -70,7 +70,7 @@ class _Config(Config):
             loop="none",
             interface="asgi3",
             log_config=None,
-            log_level="error",
+            log_level="critical",
             access_log=False,
             proxy_headers=False,
             server_header=False,

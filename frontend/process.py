@@ -58,6 +58,7 @@ class FrontendActor(Actor):
     async def stop_serving(self) -> None:
         """Return when what is being written has been, or did not get away in time."""
         if self._serving is not None and not self._serving.done():
+            self.engine.stop()
             self._server.should_exit = True
             await self._serving
 

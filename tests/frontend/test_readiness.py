@@ -171,3 +171,34 @@ def in_band_error(stream: bytes) -> Any:
     assert b"[DONE]" not in stream
     last = stream.rpartition(b"data: ")[2]
     return json.loads(last.partition(b"\n\n")[0])["error"]
+
+
+async def test_a_frontend_that_stops_tells_who_still_waits(start_ready: Any) -> None:
+    frontend = await start_ready()
+    engine = frontend.engine
+    engine.answers = None
+    stream = await frontend.open(COMPLETIONS, {"prompt": "a", "stream": True})
+    request = await engine.next_submit()
+    engine.admit(request)
+    await stream.read_until(b"\r\n\r\n")
+    await frontend.actor.stop_serving()
+    error = in_band_error(await stream.read_until(b"}}\n\n\r\n0\r\n"))
+    assert error["message"] == "the server is shutting down"
+    assert await engine.next_abort() == request.key
+
+
+async def test_a_mistake_of_the_server_is_a_500_and_a_traceback(
+    start_ready: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frontend = await start_ready()
+
+    def submit(*arguments: Any, **options: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frontend.client, "submit", submit)
+        response = await frontend.post(COMPLETIONS, {"prompt": "a"})
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+    assert (await frontend.post(COMPLETIONS, {"prompt": "a"})).status_code == 200
