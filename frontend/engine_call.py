@@ -47,8 +47,8 @@ class RequestFailed(EngineError):
         self.code = code
 
 
-class CallerGone(EngineError):
-    """The caller left; nobody reads the answer."""
+class CallerGone(Exception):
+    """The caller left (`EngineCall.cancel`): nobody reads the answer."""
 
 
 class Choice:
@@ -96,8 +96,9 @@ class EngineRequest:
 class EngineCall:
     """One or more prompts submitted together: they are answered together or fail together.
 
-    Await `admitted`, then either `next_chunks` until it returns nothing, or `all_chunks`; each
-    raises `EngineError`. `close` at the end, however it came: it aborts what still runs.
+    Await `admitted`, then either `next_chunks` until it returns nothing, or `all_chunks`. Each
+    raises `EngineError`, or `CallerGone` after `cancel`. `close` at the end, however it came: it
+    aborts what still runs.
     """
 
     def __init__(
@@ -112,11 +113,11 @@ class EngineCall:
         call is closed after a failure: it aborts the requests that may still run."""
         self.requests: list[EngineRequest] = []
         self.is_closed = False
-        self.failure: EngineError | None = None
+        self.failure: EngineError | CallerGone | None = None
         self.num_prompt_tokens = 0
         self._loop = loop
         self._on_over = on_over
-        self._is_streaming = is_streaming
+        self.is_streaming = is_streaming
         self._max_pending_chunks = max_pending_chunks
         self._num_unadmitted = 0
         self._num_unfinished = 0
@@ -150,7 +151,7 @@ class EngineCall:
         chunks, self._pending = self._pending, []
         return chunks
 
-    def fail(self, error: EngineError, *, drop_pending: bool = False) -> None:
+    def fail(self, error: EngineError | CallerGone, *, drop_pending: bool = False) -> None:
         """End it: who waits sees `error`, after the chunks that have come unless dropped."""
         if self.is_over:
             return
@@ -175,6 +176,10 @@ class EngineCall:
     def is_over(self) -> bool:
         """Nothing that comes now is wanted."""
         return self.is_closed or self.failure is not None
+
+    @property
+    def num_choices(self) -> int:
+        return sum(len(request.choices) for request in self.requests)
 
     @property
     def num_completion_tokens(self) -> int:
@@ -234,7 +239,7 @@ class EngineCall:
             choice.is_finished = True
             request.num_unfinished -= 1
             self._num_unfinished -= 1
-        if self._is_streaming:
+        if self.is_streaming:
             if len(self._pending) > self._max_pending_chunks:
                 self.fail(self._overflow(), drop_pending=True)
             self._wake()

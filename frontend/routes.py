@@ -58,9 +58,28 @@ class Generation:
         self._answer_type = answer_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = await self._begin(scope, receive)
+        if begun is None:
+            return
+        call, answer = begun
+        # The server tells of a client that left through `receive` only.
+        watch = asyncio.create_task(_cancel_when_left(receive, call))
+        try:
+            await _finish(call, answer, send)
+        except CallerGone:
+            pass
+        except EngineError as error:
+            raise to_api_error(error) from None
+        finally:
+            call.close()
+            watch.cancel()
+
+    async def _begin(self, scope: Scope, receive: Receive) -> tuple[EngineCall, Answer] | None:
+        """None if the client left before the end of its body. The body and its prompts are not
+        kept: many requests may wait, and long."""
         body = await read_body(scope, receive, self._options.max_body_bytes)
         if body is None:
-            return
+            return None
         request = self._parse(body, self._options.served_model_name)
         try:
             call = self._engine.submit(
@@ -68,17 +87,6 @@ class Generation:
             )
         except EngineError as error:
             raise to_api_error(error) from None
-        # The server tells of a client that left through `receive` only.
-        watch = asyncio.create_task(_cancel_when_left(receive, call))
-        try:
-            await self._answer(call, request, send)
-        except CallerGone:
-            pass
-        finally:
-            call.close()
-            watch.cancel()
-
-    async def _answer(self, call: EngineCall, request: ParsedRequest, send: Send) -> None:
         answer = self._answer_type(
             os.urandom(12).hex(),
             self._clock.wall_ns() // 1_000_000_000,
@@ -86,19 +94,15 @@ class Generation:
             has_logprobs=request.options.num_logprobs >= 0,
             include_usage=request.include_usage,
         )
-        try:
-            await call.admitted()
-            if not request.stream:
-                body = answer.whole(call, await call.all_chunks())
-        except CallerGone:
-            raise
-        except EngineError as error:
-            raise to_api_error(error) from None
-        if request.stream:
-            num_choices = len(request.prompts) * request.options.n
-            await stream_answer(call, answer, num_choices, send)
-        else:
-            await send_json(send, body)
+        return call, answer
+
+
+async def _finish(call: EngineCall, answer: Answer, send: Send) -> None:
+    await call.admitted()
+    if call.is_streaming:
+        await stream_answer(call, answer, send)
+    else:
+        await send_json(send, answer.whole(call, await call.all_chunks()))
 
 
 class Information:

@@ -3,7 +3,7 @@
 from starlette.types import Send
 
 from tokenreel.frontend.answer import Answer
-from tokenreel.frontend.engine_call import CallerGone, EngineCall, EngineError
+from tokenreel.frontend.engine_call import EngineCall, EngineError
 from tokenreel.frontend.errors import to_api_error
 
 _START = {
@@ -17,11 +17,11 @@ _START = {
 }
 
 
-async def stream_answer(call: EngineCall, answer: Answer, num_choices: int, send: Send) -> None:
+async def stream_answer(call: EngineCall, answer: Answer, send: Send) -> None:
     """Answer an admitted call. What has come meanwhile goes out in one piece. A failure from here
     on is told in band, without the closing [DONE]: the status has been sent."""
     await send(_START)
-    opening = answer.opening(num_choices)
+    opening = answer.opening(call.num_choices)
     if opening:
         await send({"type": "http.response.body", "body": opening, "more_body": True})
     try:
@@ -30,8 +30,6 @@ async def stream_answer(call: EngineCall, answer: Answer, num_choices: int, send
             if events:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
         last = answer.closing(call)
-    except CallerGone:
-        raise
     except EngineError as error:
         last = b"data: %b\n\n" % to_api_error(error).body
     await send({"type": "http.response.body", "body": last, "more_body": False})
