@@ -147,7 +147,7 @@ class Supervisor:
             timeout_s + DRAIN_MARGIN_S,
         )
         if self._drained is not None and self._drained.num_cut_short:
-            self._console.complain(f"requests cut short: {self._drained.num_cut_short}")
+            self._console.complain(f"{self._drained.num_cut_short} requests were cut short")
 
     async def _tell_trouble(self, has_streams: bool) -> None:
         role = self._trouble

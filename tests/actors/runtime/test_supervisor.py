@@ -165,7 +165,7 @@ def test_requests_that_were_cut_short_are_told(engines: Engines) -> None:
     engine = engines.start(frontend="cut short")
     engine.wait_until_up()
     engine.signal(signal.SIGTERM)
-    assert engine.end() == (0, ["requests cut short: 2"])
+    assert engine.end() == (0, ["2 requests were cut short"])
 
 
 def test_a_signal_during_the_start_ends_it(engines: Engines) -> None:
