@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tokenreel.frontend import http_server, request_body
+
 COMPLETIONS = "/v1/completions"
 MAX_IN_FLIGHT = 8
 
@@ -92,6 +94,31 @@ async def test_a_body_of_just_the_limit_is_taken(start_ready: Any) -> None:
     body = b'{"prompt": "a"}'.ljust(1000)
     assert (await frontend.post(COMPLETIONS, body)).status_code == 200
     assert (await frontend.post(COMPLETIONS, body + b" ")).status_code == 413
+
+
+async def test_a_body_that_takes_too_long_is_told_so(
+    frontend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_body, "BODY_TIMEOUT_S", 0.0)
+    client = await frontend.connect()
+    client.writer.write(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    answer = await client.read_all()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body did not arrive within 0 s" in answer
+
+
+async def test_the_rest_of_a_refused_body_is_not_read_for_ever(
+    frontend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "MAX_DISCARDED_BYTES", 1 << 20)
+    client = await frontend.connect()
+    client.writer.write(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (1 << 40))
+    await client.read_until(b"body_too_large")
+    with pytest.raises(OSError):
+        while True:
+            client.writer.write(b" " * (1 << 16))
+            await client.writer.drain()
+            await asyncio.sleep(0)
 
 
 async def test_a_head_without_end_is_refused(frontend: Any) -> None:
