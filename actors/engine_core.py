@@ -120,13 +120,16 @@ class EngineCoreActor(Actor):
         """Raises RuntimeError before the worker is ready."""
         if self._engine is None:
             raise RuntimeError("the engine does not exist before the worker is ready")
+        stepping_ns = self._stepping_ns
+        if self._stepping_since is not None:
+            stepping_ns += self.runtime.clock.monotonic_ns() - self._stepping_since
         return CoreStatistics(
             engine=self._engine.statistics(),
             journal=self._recorder.statistics() if self._recorder else None,
             num_steps=self._num_steps,
             num_dropped_frames=self._num_dropped,
             journal_ns=self._journal_ns,
-            stepping_ns=self._stepping_ns,
+            stepping_ns=stepping_ns,
         )
 
     # What comes in.
