@@ -29,9 +29,7 @@ def text_of(client: openai.OpenAI, prompt: Any, **options: Any) -> str:
 
 def streamed(client: openai.OpenAI, prompt: Any, **options: Any) -> list[Completion]:
     options = {"max_tokens": 40, "temperature": 0} | options
-    return list(
-        client.completions.create(model=MODEL, prompt=prompt, stream=True, **options)  # type: ignore[call-overload]
-    )
+    return list(client.completions.create(model=MODEL, prompt=prompt, stream=True, **options))
 
 
 def texts_by_choice(chunks: list[Completion]) -> dict[int, str]:
@@ -93,7 +91,7 @@ def test_a_stop_string_cuts_the_text_wherever_the_tokens_end(
 ) -> None:
     whole = text_of(client, PROMPTS[0], max_tokens=60)
     # Every three characters of the text, and some of them lie across tokens.
-    for start in range(5, 35):
+    for start in range(5, 29):
         stop = whole[start : start + 3]
         expected = whole[: whole.index(stop)]
         if stream:
@@ -142,8 +140,9 @@ def test_a_prompt_seen_before_comes_from_the_prefix_cache(client: openai.OpenAI)
         usage = complete(client, prompt, max_tokens=1).usage
         assert usage is not None and usage.prompt_tokens_details is not None
         cached.append(usage.prompt_tokens_details.cached_tokens or 0)
+        num_prompt_tokens = usage.prompt_tokens
     assert cached[0] == 0
-    assert cached[1] > usage.prompt_tokens - 32 and cached[1] % 16 == 0
+    assert cached[1] > num_prompt_tokens - 32 and cached[1] % 16 == 0
 
 
 def test_a_list_of_prompts_is_answered_in_order(client: openai.OpenAI) -> None:

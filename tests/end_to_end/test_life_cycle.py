@@ -80,7 +80,7 @@ def test_a_killed_actor_ends_every_stream_in_band_and_the_engine_with_an_error(
         first = next(iter(running))
         engine.freeze("worker")
         streams = [running, *(client.completions.create(**REQUEST, stream=True) for _ in range(3))]
-        whole = threads.submit(client.completions.create, **REQUEST)
+        whole = threads.submit(lambda: client.completions.create(**REQUEST))
         engine.kill(role)
         for stream in streams:
             # A frontend that is gone says nothing more; all others are named by it.

@@ -8,7 +8,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from tokenreel.messages.requests import AbortRequest
 from tokenreel.messages.steps import SequencePreempted, StepScheduled
 from tokenreel.tools.up_flags import DEMO_MODEL
 
+Leave = Callable[[RunningEngine, int], Coroutine[Any, Any, str]]
 MODEL = "tokenreel-demo"
 DEPTH = 3
 FLAGS = (
@@ -86,8 +87,8 @@ async def weather(
 ) -> tuple[dict[int, list[str]], dict[int, str]]:
     """Everybody at once."""
     seeds = [*range(1000, 1000 + NUM_STREAMS), *range(100, 100 + NUM_SAMPLED)]
-    ways = cycle(
-        [leave_before_the_headers, leave_unstreamed, partial(leave_after, 1), partial(leave_after, 9)]
+    ways: Iterator[Leave] = cycle(
+        (leave_unadmitted, partial(leave_after, 1), leave_unstreamed, partial(leave_after, 9))
     )
     async with asyncio.timeout(PATIENCE_S):
         async with asyncio.TaskGroup() as group:
@@ -134,7 +135,7 @@ async def ask(client: openai.AsyncOpenAI, seed: int) -> list[str]:
     return texts
 
 
-async def leave_before_the_headers(engine: RunningEngine, seed: int) -> str:
+async def leave_unadmitted(engine: RunningEngine, seed: int) -> str:
     await send_and_close(engine, {**body_of(seed), "stream": True})
     return ""
 
@@ -148,8 +149,8 @@ async def send_and_close(engine: RunningEngine, body: dict[str, Any]) -> None:
     """Stays until the engine has something else to tell about, then is gone without a word."""
     content = json.dumps(body | {"ignore_eos": True}).encode()
     _, writer = await asyncio.open_connection("127.0.0.1", engine.port)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
-    writer.write(head.encode() + content)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+    writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     await writer.drain()
     async with httpx.AsyncClient(base_url=engine.url, timeout=PATIENCE_S) as http:
         await http.get("/health")
