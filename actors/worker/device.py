@@ -8,7 +8,8 @@ import torch
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker.model_config import DTYPES
 
-DTYPE_OF_NAME = {name: getattr(torch, name) for name in DTYPES}
+DTYPE_OF_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+MIN_PARAMETERS_FOR_THREADS = 16_000_000
 
 
 def choose_device(option: str) -> torch.device:
@@ -37,10 +38,13 @@ def choose_dtype(option: str, checkpoint_dtype: str, device: torch.device) -> to
     return torch.float32
 
 
-def set_num_threads() -> int:
-    """One thread per physical core that this process may use, unless OMP_NUM_THREADS decides."""
+def set_num_threads(num_parameters: int) -> int:
+    """One thread per physical core that this process may use, but a single one for a small model:
+    most of its operations are over before a second thread has woken up, and the other actors can
+    use the core. OMP_NUM_THREADS overrides."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(num_physical_cores())
+        is_small = num_parameters < MIN_PARAMETERS_FOR_THREADS
+        torch.set_num_threads(1 if is_small else num_physical_cores())
     return torch.get_num_threads()
 
 

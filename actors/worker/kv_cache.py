@@ -45,20 +45,33 @@ def bytes_per_block(config: DecoderConfig, block_size: int, dtype: torch.dtype) 
 
 
 def choose_num_blocks(
-    options: EngineOptions, block_bytes: int, max_model_len: int, available_bytes: int
+    options: EngineOptions,
+    block_bytes: int,
+    max_model_len: int,
+    *,
+    available_bytes: int,
+    free_bytes: int,
 ) -> int:
     """How many blocks to have.
 
     `available_bytes` is what the device can spare; it counts unless the options name a number of
-    blocks or bytes. Never more than `max_num_seqs` sequences of `max_model_len` tokens can fill.
-    Raises `StartError` if not even one block fits; the engine core lowers `max_model_len` to the
-    pool, so that one is enough to start.
+    blocks or bytes. Never more than `max_num_seqs` sequences of `max_model_len` tokens can fill,
+    unless that number of blocks is asked for. Raises `StartError` if not even one block fits (the
+    engine core lowers `max_model_len` to the pool, so that one is enough to start), or if the
+    options ask for more than the `free_bytes` there are.
     """
-    if options.num_gpu_blocks_override is not None:
-        if options.num_gpu_blocks_override < 1:
-            raise StartError("--num-gpu-blocks-override should be at least 1")
-        return options.num_gpu_blocks_override
     granted = options.kv_cache_memory_bytes
+    num_blocks = options.num_gpu_blocks_override
+    if num_blocks is not None and num_blocks < 1:
+        raise StartError("--num-gpu-blocks-override should be at least 1")
+    asked = granted if num_blocks is None else num_blocks * block_bytes
+    if asked is not None and asked > free_bytes:
+        raise StartError(
+            f"the KV cache is to have {asked} bytes, but {free_bytes} bytes of memory are free; "
+            "set a smaller --kv-cache-memory-bytes or --num-gpu-blocks-override"
+        )
+    if num_blocks is not None:
+        return num_blocks
     budget = available_bytes if granted is None else granted
     fitting = budget // block_bytes
     if fitting < 1:
@@ -70,6 +83,13 @@ def choose_num_blocks(
         )
     blocks_per_sequence = -(-max_model_len // options.block_size)
     return int(min(fitting, options.max_num_seqs * blocks_per_sequence))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that may still be taken where the cache is to lie."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_host_bytes()
 
 
 def available_host_bytes() -> int:

@@ -19,6 +19,7 @@ from tokenreel.actors.worker.kv_cache import (
     available_host_bytes,
     bytes_per_block,
     choose_num_blocks,
+    free_bytes,
 )
 from tokenreel.actors.worker.model_config import ConfigFile, DecoderConfig
 from tokenreel.actors.worker.model_runner import ModelRunner
@@ -51,7 +52,7 @@ def load(options: EngineOptions) -> LoadedWorker:
     config = read_decoder_config(ConfigFile.read(directory))
     max_model_len = choose_max_model_len(options, config)
     device = choose_device(options.device)
-    num_threads = set_num_threads()
+    num_threads = set_num_threads(num_parameters(config))
     dtype = choose_dtype(options.dtype, config.dtype, device)
     backend = choose_backend(device)
     with torch.inference_mode():
@@ -66,7 +67,9 @@ def load(options: EngineOptions) -> LoadedWorker:
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
     )
-    threads = f", {num_threads} threads" if device.type == "cpu" and num_threads > 1 else ""
+    threads = ""
+    if device.type == "cpu":
+        threads = f", {num_threads} thread" + ("s" if num_threads > 1 else "")
     detail = (
         f"{device.type} {ready.dtype}{threads}, {_count(num_parameters(config))} parameters, "
         f"{num_blocks} blocks of {options.block_size}"
@@ -97,24 +100,17 @@ def load_model(
 ) -> tuple[Decoder, bytes]:
     """The model and its hash."""
     shapes = tensor_shapes(config)
-    try:
-        if options.load_format == "dummy":
-            weights = DummyWeights(shapes, dtype, device, options.seed)
-            model = Decoder(config, weights, backend, max_model_len)
-            return model, model_hash(directory, [], options.seed)
-        if options.load_format not in ("auto", "safetensors"):
-            raise StartError(f"--load-format {options.load_format} is unknown; use auto or dummy")
-        with Checkpoint(directory, dtype, device) as checkpoint:
-            checkpoint.check(shapes, ignores(config))
-            model = Decoder(config, checkpoint, backend, max_model_len)
-            return model, model_hash(directory, checkpoint.paths, None)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _no_room_for_weights(config, dtype, device) from error
-    except RuntimeError as error:
-        # A CPU's allocator has no exception of its own.
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise _no_room_for_weights(config, dtype, device) from error
-        raise
+    _check_room_for_weights(config, dtype, device)
+    if options.load_format == "dummy":
+        weights = DummyWeights(shapes, dtype, device, options.seed)
+        model = Decoder(config, weights, backend, max_model_len)
+        return model, model_hash(directory, [], options.seed)
+    if options.load_format not in ("auto", "safetensors"):
+        raise StartError(f"--load-format {options.load_format} is unknown; use auto or dummy")
+    with Checkpoint(directory, dtype, device) as checkpoint:
+        checkpoint.check(shapes, ignores(config))
+        model = Decoder(config, checkpoint, backend, max_model_len)
+        return model, model_hash(directory, checkpoint.paths, None)
 
 
 def make_runner(
@@ -131,7 +127,13 @@ def make_runner(
     else:
         available = available_host_bytes()
     block_bytes = bytes_per_block(model.config, block_size, model.dtype)
-    num_blocks = choose_num_blocks(options, block_bytes, max_model_len, available)
+    num_blocks = choose_num_blocks(
+        options,
+        block_bytes,
+        max_model_len,
+        available_bytes=available,
+        free_bytes=free_bytes(model.device),
+    )
     runner = _new_runner(options, model, max_model_len, num_blocks)
     # The first step pays for what libraries set up when they are first used.
     _run_alone(runner, _prompts(1, min(block_size, max_model_len), block_size))
@@ -193,14 +195,18 @@ def _prompts(num_seqs: int, length: int, block_size: int) -> StepScheduled:
     return StepScheduled(StepId(0), added, [], scheduled)
 
 
-def _no_room_for_weights(
+def _check_room_for_weights(
     config: DecoderConfig, dtype: torch.dtype, device: torch.device
-) -> StartError:
-    size = num_parameters(config) * dtype.itemsize / GIB
-    return StartError(
-        f"the weights take {size:.1f} GiB as {str(dtype).removeprefix('torch.')}, which do not fit "
-        f"the memory of {device}; use a smaller model or a 16-bit --dtype"
-    )
+) -> None:
+    """Said beforehand, because a system that runs out of memory ends processes without a word."""
+    needed = num_parameters(config) * dtype.itemsize
+    free = free_bytes(device)
+    if needed > free:
+        raise StartError(
+            f"the weights take {needed / GIB:.1f} GiB as {str(dtype).removeprefix('torch.')}, but "
+            f"{free / GIB:.1f} GiB of memory are free on {device}; use a smaller model, a 16-bit "
+            "--dtype, or a machine with more memory"
+        )
 
 
 def _count(number: int) -> str:

@@ -5,6 +5,7 @@ PyTorch is imported when the actor starts, after the process has been tied to it
 
 import contextlib
 import os
+import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,12 @@ from tokenreel.actors.runtime.topology import role_of
 from tokenreel.actors.worker.input_batch import ImpossibleStep
 from tokenreel.messages.codec import MalformedMessage, decode, encode
 from tokenreel.messages.logprobs import encode_logprobs
-from tokenreel.messages.steps import StepCompleted, StepScheduled
+from tokenreel.messages.steps import (
+    SampledTokens,
+    SequenceFailure,
+    StepCompleted,
+    StepScheduled,
+)
 
 if TYPE_CHECKING:
     from tokenreel.actors.worker.model_runner import ModelRunner, PendingStep
@@ -27,7 +33,7 @@ CORE = "engine_core"
 class WorkerStatistics(msgspec.Struct, frozen=True):
     num_steps: int
     num_malformed: int
-    """Frames dropped because they held no step that could be carried out."""
+    """Frames that held no step, or none that could be carried out."""
 
 
 class WorkerActor(Actor):
@@ -86,26 +92,40 @@ class WorkerActor(Actor):
         began_ns = self.runtime.clock.monotonic_ns()
         try:
             pending = self._runner.launch(step)
-        except ImpossibleStep:
-            self._num_malformed += 1
+        except ImpossibleStep as error:
+            self._refuse(step, began_ns, str(error))
             return
         self._last_step_id = step.step_id
         self._pending.append((step, began_ns, pending))
+
+    def _refuse(self, step: StepScheduled, began_ns: int, reason: str) -> None:
+        """The core waits for an answer to every step: its sequences fail, and it goes on."""
+        self._num_malformed += 1
+        print(f"worker: step {step.step_id} cannot be carried out: {reason}", file=sys.stderr)
+        message = f"the worker refused step {step.step_id}: {reason}"
+        entries = [entry for entry in step.scheduled if entry.num_logits]
+        failures = [SequenceFailure(entry.seq_id, message) for entry in entries]
+        self._complete(step, began_ns, [], failures)
 
     def _send_finished(self) -> None:
         while self._pending and self._pending[0][2].is_done():
             step, began_ns, pending = self._pending.popleft()
             output = pending.collect()
-            completed = StepCompleted(
-                step.step_id,
-                output.outputs,
-                began_ns,
-                self.runtime.clock.monotonic_ns(),
-                output.failures,
-            )
             attachment = encode_logprobs(output.logprobs)
-            self.runtime.outboxes[CORE].send(encode(completed), attachment)
+            self._complete(step, began_ns, output.outputs, output.failures, attachment)
             self._num_steps += 1
+
+    def _complete(
+        self,
+        step: StepScheduled,
+        began_ns: int,
+        outputs: list[SampledTokens],
+        failures: list[SequenceFailure],
+        attachment: bytes = b"",
+    ) -> None:
+        ended_ns = self.runtime.clock.monotonic_ns()
+        completed = StepCompleted(step.step_id, outputs, began_ns, ended_ns, failures)
+        self.runtime.outboxes[CORE].send(encode(completed), attachment)
 
     def _wait_for_pending(self) -> None:
         """On CUDA a step may still run: look again each turn of the loop, so that the next step's

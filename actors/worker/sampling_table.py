@@ -59,8 +59,8 @@ class SamplingBatch:
         )
 
 
-_NOTHING = np.empty(0)
-PLAIN = SamplingBatch(*[_NOTHING] * 7, adjustments=[], is_plain=True)
+_NONE = np.empty(0)
+PLAIN = SamplingBatch(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE, [], is_plain=True)
 
 
 class SamplingTable:

@@ -233,7 +233,8 @@ class RMSNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return (x / norm.hypot_(self._floor)).mul_(self._gain).to(x.dtype)
+        normed: Tensor = x / norm.hypot_(self._floor)
+        return normed.mul_(self._gain).to(x.dtype)
 
 
 def _pairs_side_by_side(rows: Tensor, head_dim: int) -> Tensor:

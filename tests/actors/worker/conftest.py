@@ -99,7 +99,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def random_reference(variant: str) -> torch.nn.Module:
+def random_reference(variant: str) -> Any:
     """A model of transformers whose every parameter matters: biases and gains are random too."""
     family, changes = VARIANTS[variant]
     config = getattr(transformers, f"{family}Config")(**{**SMALL, **changes})
@@ -272,7 +272,7 @@ class Driver:
                 )
             start = sequence.num_computed
             end = start + length
-            new_blocks = []
+            new_blocks: list[BlockId] = []
             while (len(sequence.blocks) + len(new_blocks)) * self.block_size < end:
                 new_blocks.append(self.free_blocks.pop())
             sequence.blocks += new_blocks

@@ -5,7 +5,12 @@ import torch
 
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker import device
-from tokenreel.actors.worker.device import choose_device, choose_dtype, num_physical_cores
+from tokenreel.actors.worker.device import (
+    choose_device,
+    choose_dtype,
+    num_physical_cores,
+    set_num_threads,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -38,6 +43,21 @@ def test_unknown_or_absent_choices_hear_what_there_is() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(StartError, match="finds no CUDA GPU"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize(("num_parameters", "num_threads"), [(3_000_000, 1), (10**9, 6)])
+def test_a_small_model_leaves_the_other_cores_to_the_other_actors(
+    num_parameters: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(device, "num_physical_cores", lambda: 6)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    set_num_threads(num_parameters)
+    assert chosen == [num_threads]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    set_num_threads(num_parameters)
+    assert chosen == [num_threads]
 
 
 def test_there_is_a_core() -> None:

@@ -12,9 +12,11 @@ from tokenreel.messages.options import EngineOptions
 BLOCK_BYTES = 1000
 
 
-def choose(available_bytes: int = 1 << 40, **options: Any) -> int:
+def choose(available_bytes: int = 1 << 40, free_bytes: int = 1 << 40, **options: Any) -> int:
     settings = EngineOptions(model="m", served_model_name="m", max_num_seqs=8, **options)
-    return choose_num_blocks(settings, BLOCK_BYTES, 100, available_bytes)
+    return choose_num_blocks(
+        settings, BLOCK_BYTES, 100, available_bytes=available_bytes, free_bytes=free_bytes
+    )
 
 
 def test_no_more_blocks_than_all_sequences_can_fill() -> None:
@@ -30,6 +32,14 @@ def test_an_explicit_number_of_blocks_is_taken() -> None:
     assert choose(num_gpu_blocks_override=5000, available_bytes=0) == 5000
     with pytest.raises(StartError, match="at least 1"):
         choose(num_gpu_blocks_override=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kv_cache_memory_bytes": 3000}, {"num_gpu_blocks_override": 3}]
+)
+def test_more_than_there_is_cannot_be_asked_for(options: dict[str, int]) -> None:
+    with pytest.raises(StartError, match="to have 3000 bytes, but 2999 bytes of memory are free"):
+        choose(free_bytes=2999, **options)
 
 
 @pytest.mark.parametrize("options", [{"kv_cache_memory_bytes": 999}, {"available_bytes": -5}])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.worker import loading
 from tokenreel.actors.worker.loading import load
 from tokenreel.messages.options import EngineOptions
 
@@ -29,6 +30,15 @@ def test_a_wrong_option_is_named(
     values: dict[str, Any] = {"device": "cpu"} | changes
     with pytest.raises(StartError, match=message):
         load(EngineOptions(model=directory, served_model_name="m", **values))
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
+    small_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 1000)
+    directory = str(small_model("llama").directory)
+    with pytest.raises(StartError, match="the weights take .* GiB of memory are free on cpu"):
+        load(EngineOptions(model=directory, served_model_name="m", device="cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and none is here")

@@ -83,16 +83,30 @@ def test_steps_are_carried_out_in_order_and_garbage_is_dropped(
     first = completed.outputs[0].token_ids[0]
     expected = small_model("llama").reference_logits([5, 6, 7])[-1].argmax()
     assert first == expected
-    # A step that came before, and one whose row there is not.
-    bad = StepScheduled(StepId(2), [], [Row(4)], [])
-    peers.send("engine_core", first_step(), bad, next_step(2, 1, 3))
+    # A step that came before: nobody waits for it.
+    peers.send("engine_core", first_step(), next_step(2, 1, 3))
     completed = peers.receive("engine_core")
     assert completed.step_id == 2
     expected = small_model("llama").reference_logits([5, 6, 7, first])[-1].argmax()
     assert completed.outputs[0].token_ids == [expected]
     statistics = peers.actor.statistics()
     assert statistics.num_steps == 2
-    assert statistics.num_malformed == 5
+    assert statistics.num_malformed == 4
+
+
+def test_a_step_that_makes_no_sense_is_answered_with_failures(
+    model_directory: Path, connect: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    peers = connect(WorkerActor, "worker", options(model_directory))
+    peers.actor.start()
+    assert isinstance(peers.receive("engine_core"), WorkerReady)
+    entry = ScheduledSequence(SeqId(1), Row(4), 0, 3, 1, [BlockId(0)])
+    peers.send("engine_core", StepScheduled(StepId(1), [], [], [entry]), first_step(2))
+    refused = peers.receive("engine_core")
+    assert (refused.step_id, refused.outputs) == (1, [])
+    assert "rows hold 4, which is not between 0 and 3" in refused.failures[0].message
+    assert "step 1 cannot be carried out" in capsys.readouterr().err
+    assert len(peers.receive("engine_core").outputs) == 1
 
 
 def test_dummy_weights_need_no_weight_files(
@@ -133,8 +147,10 @@ class Process:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for channel in (*self.inboxes.values(), *self.outboxes.values()):
-            channel.close()
+        for inbox in self.inboxes.values():
+            inbox.close()
+        for outbox in self.outboxes.values():
+            outbox.close()
         self.context.term()
         shutil.rmtree(self.run_dir)
 
