@@ -102,7 +102,7 @@ class InputBatch:
         self._tables = np.zeros((max_num_seqs, self._max_blocks), np.int32)
         self._num_blocks = np.zeros(max_num_seqs, np.int64)
         self._faults: dict[int, str] = {}
-        self._is_async = is_async
+        self.is_async = is_async
         self._counting = np.arange(max_num_seqs + 1)
         self._counting32 = self._counting.astype(np.int32)
         # What every entry lies between: seq_id, row, start, length, num_logits.
@@ -141,7 +141,7 @@ class InputBatch:
     def write_sampled(self, step_input: StepInput, token_ids: Array) -> None:
         """Puts sampled tokens where the next step finds them, unless their row has a new owner."""
         rows, indices = step_input.sampled_rows, step_input.sampled_indices
-        if self._is_async:
+        if self.is_async:
             same = self._seq_ids[rows] == step_input.sampled_seq_ids
             rows, indices, token_ids = rows[same], indices[same], token_ids[same]
         # A failed sequence has no token; what stands there instead is read by nobody.
@@ -274,7 +274,7 @@ class InputBatch:
             block_tables=self._tables[rows, : -(-max_context_len // self._block_size)],
             max_query_len=max_query_len,
             max_context_len=max_context_len,
-            feedback_rows=self._feedback_rows(token_rows, positions) if self._is_async else None,
+            feedback_rows=self._feedback_rows(token_rows, positions) if self.is_async else None,
             logit_indices=logit_indices,
             sampled_seq_ids=seq_ids,
             sampled_rows=sampled_rows,

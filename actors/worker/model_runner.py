@@ -44,11 +44,13 @@ class PendingStep:
         failures: list[SequenceFailure],
         sampled: Sampled | None = None,
         event: torch.cuda.Event | None = None,
+        previous: "PendingStep | None" = None,
     ) -> None:
         self._batch = batch
         self._input = step_input
         self._sampled = sampled
         self._event = event
+        self._previous = previous
         self._failures = failures
         self._output: StepOutput | None = None
 
@@ -56,8 +58,12 @@ class PendingStep:
         return self._event is None or bool(self._event.query())
 
     def collect(self) -> StepOutput:
-        """The step's results, which are also put where the next step finds them."""
+        """The step's results, which are also put where the next step finds them; steps before it
+        are collected first."""
         if self._output is None:
+            if self._previous is not None:
+                self._previous.collect()
+                self._previous = None
             if self._event is not None:
                 self._event.synchronize()
             self._output = StepOutput(self._failures)
@@ -113,15 +119,17 @@ class ModelRunner:
             if num_logits < len(hidden):
                 hidden = hidden.index_select(0, tensors.logit_indices)
             sampled = self._sample(hidden, self._batch.select_sampling(step_input))
-            if self._is_cuda:
+            if self._batch.is_async:
                 known = sampled.token_ids.clamp(min=0).to(torch.int32)
                 self._last_sampled.index_copy_(0, tensors.sampled_rows, known)
                 sampled = _copy_to_host(sampled)
         if self._is_cuda:
             event = torch.cuda.Event()
             event.record()
-        pending = PendingStep(self._batch, step_input, step_input.failures, sampled, event)
-        if not self._is_cuda:
+        pending = PendingStep(
+            self._batch, step_input, step_input.failures, sampled, event, self._last
+        )
+        if not self._batch.is_async:
             pending.collect()
         self._last = pending
         return pending
@@ -143,10 +151,10 @@ class ModelRunner:
 
 
 def _copy_to_host(sampled: Sampled) -> Sampled:
-    """Queues the copies; they are done when an event recorded afterwards is."""
+    """Queues the copies; on CUDA they are done when an event recorded afterwards is."""
 
     def to_host(tensor: Tensor) -> Tensor:
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         return host.copy_(tensor, non_blocking=True)
 
     return Sampled(

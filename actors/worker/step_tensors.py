@@ -56,7 +56,8 @@ def step_tensors(step_input: StepInput, last_sampled: Tensor) -> StepTensors:
 
 def _copy_at_once(arrays: list[NDArray[Any]], device: torch.device) -> list[Tensor]:
     sizes = [array.nbytes for array in arrays]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+    is_pinned = device.type == "cuda"
+    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=is_pinned)
     # numpy's view of the pinned memory: writing there is a plain copy.
     np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays], out=packed.numpy())
     pieces = packed.to(device, non_blocking=True).split(sizes)

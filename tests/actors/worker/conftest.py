@@ -207,7 +207,9 @@ class Driver:
         max_num_seqs: int = 8,
         max_num_batched_tokens: int = 256,
         block_size: int = BLOCK_SIZE,
+        is_async: bool | None = None,
     ) -> None:
+        """`is_async` is a GPU's way: steps are launched before the last one's tokens are known."""
         self.batch = InputBatch(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
@@ -215,6 +217,7 @@ class Driver:
             block_size=block_size,
             num_blocks=num_blocks,
             vocab_size=decoder.config.vocab_size,
+            is_async=decoder.device.type == "cuda" if is_async is None else is_async,
         )
         config, dtype = decoder.config, decoder.dtype
         self.cache = KVCache.allocate(config, num_blocks, block_size, dtype, decoder.device)

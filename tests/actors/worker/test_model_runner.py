@@ -113,24 +113,50 @@ def test_a_preempted_sequence_goes_on_where_it_was(
     assert [victim.output, other.output] == alone
 
 
-def test_a_step_may_be_composed_before_the_last_one_is_known(
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_a_step_may_be_launched_before_the_last_one_is_known(
+    is_async: bool,
+    penalty: float,
     small_model: Callable[[str], Any],
     new_driver: Callable[..., Any],
     random_tokens: Callable[..., list[int]],
 ) -> None:
     """Its tokens are the ones that the worker itself sampled."""
     model = small_model("llama")
-    prompt = random_tokens(6)
-    penalized = SamplingParams(temperature=0.9, seed=3, repetition_penalty=1.3)
-    expected = new_driver(model.decoder).generate(prompt, 8, penalized)
-    driver = new_driver(model.decoder)
-    sequence = driver.add(prompt, penalized)
-    steps = [driver.compose({sequence.seq_id: length}) for length in (6, 1, 1, 1, 1, 1, 1, 1)]
-    pending = [driver.runner.launch(step) for step in steps]
+    prompts = [random_tokens(6), random_tokens(3, 1)]
+    params = SamplingParams(
+        temperature=0.9, seed=3, repetition_penalty=penalty, num_logprobs=1 if penalty > 1 else -1
+    )
+    expected = [new_driver(model.decoder).generate(prompt, 8, params) for prompt in prompts]
+    driver = new_driver(model.decoder, is_async=is_async)
+    first, second = (driver.add(prompt, params) for prompt in prompts)
+    both = {first.seq_id: 1, second.seq_id: 1}
+    lengths = [{first.seq_id: 6}, {second.seq_id: 3, first.seq_id: 1}, *[both] * 6]
+    pending = [driver.runner.launch(driver.compose(length)) for length in lengths]
+    pending.append(driver.runner.launch(driver.compose({second.seq_id: 1})))
     for step in pending:
         assert step.is_done()
         driver.commit(step.collect())
-    assert sequence.output == expected
+    assert [first.output, second.output] == expected
+
+
+def test_a_late_token_does_not_reach_the_next_owner_of_its_row(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama")
+    driver = new_driver(model.decoder, max_num_seqs=1, is_async=True)
+    first = driver.add(random_tokens(6))
+    late = driver.runner.launch(driver.compose({first.seq_id: 6}))
+    driver.remove(first)
+    second = driver.add(random_tokens(12, 1))
+    driver.step({second.seq_id: 4})
+    driver.commit(late.collect())
+    driver.step({second.seq_id: 8})
+    driver.decode([second], 4)
+    assert_greedy(model, second)
 
 
 def test_a_row_forgets_who_had_it_before(
