@@ -136,7 +136,8 @@ def make_runner(
     )
     runner = _new_runner(options, model, max_model_len, num_blocks)
     # The first step pays for what libraries set up when they are first used.
-    _run_alone(runner, _prompts(1, min(block_size, max_model_len), block_size))
+    length = min(block_size, max_model_len, options.max_num_batched_tokens)
+    _run_alone(runner, _prompts(1, length, block_size))
     return runner, num_blocks
 
 

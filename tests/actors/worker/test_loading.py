@@ -32,6 +32,25 @@ def test_a_wrong_option_is_named(
         load(EngineOptions(model=directory, served_model_name="m", **values))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_num_batched_tokens": 1, "max_num_seqs": 1},
+        {"num_gpu_blocks_override": 1},
+        {"max_model_len": 1},
+        {"dtype": "bfloat16", "block_size": 5},
+    ],
+)
+def test_the_smallest_settings_come_up(
+    changes: dict[str, Any], small_model: Callable[[str], Any]
+) -> None:
+    directory = str(small_model("llama").directory)
+    values: dict[str, Any] = {"device": "cpu"} | changes
+    loaded = load(EngineOptions(model=directory, served_model_name="m", **values))
+    assert loaded.ready.num_blocks >= 1
+    assert loaded.ready.max_model_len == values.get("max_model_len", 96)
+
+
 def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
     small_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
