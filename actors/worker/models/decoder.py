@@ -24,12 +24,8 @@ ReadTensor = Callable[[str], Tensor]
 
 def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor that a checkpoint of this model holds."""
-    hidden, heads, kv_heads = config.hidden_size, config.num_heads, config.num_kv_heads
-    queries, keys, inner = (
-        heads * config.head_dim,
-        kv_heads * config.head_dim,
-        (config.intermediate_size),
-    )
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layer: dict[str, tuple[int, ...]] = {
         "input_layernorm.weight": (hidden,),
         "post_attention_layernorm.weight": (hidden,),
