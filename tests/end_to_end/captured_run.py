@@ -1,6 +1,7 @@
 """A captured journal, re-executed event by event: what the engine's core knew, and when."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -90,32 +91,43 @@ def outputs_by_seed(run_dir: Path) -> dict[int, list[Output]]:
 
 
 def aborted_blocks(run_dir: Path) -> list[AbortedBlocks]:
-    """One entry per abort that met a running request."""
+    """One entry per abort that met a request which held blocks of its own."""
     engine = new_engine(run_dir)
     found: list[AbortedBlocks] = []
-    open_aborts: list[tuple[int, int, set[BlockId]]] = []  # held, steps so far, still fenced
+    pending: list[_PendingAbort] = []
     for event, _ in recorded(run_dir):
-        held = _held_by(engine, event)
+        if isinstance(event, AbortRequest) and event.key in engine.requests:
+            seq_ids = engine.requests[event.key].seq_ids
+            blocks = _own_blocks(engine, seq_ids)
+            if blocks:
+                pending.append(_PendingAbort(seq_ids, len(blocks), 0, blocks))
         engine.apply(event)
         fenced = {block for blocks in engine.kv.pool.fenced.values() for block in blocks}
-        is_completion = isinstance(event, StepCompleted)
-        open_aborts = [(n, steps + is_completion, left & fenced) for n, steps, left in open_aborts]
-        if held:
-            open_aborts.append((len(held), 0, held & fenced))
-        found += [AbortedBlocks(n, steps) for n, steps, left in open_aborts if not left]
-        open_aborts = [entry for entry in open_aborts if entry[2]]
-    assert not open_aborts, "blocks of an aborted request are fenced at the end of the run"
+        for abort in pending:
+            abort.num_steps += isinstance(event, StepCompleted)
+            abort.left &= fenced | _own_blocks(engine, abort.seq_ids)
+        found += [
+            AbortedBlocks(abort.num_held, abort.num_steps) for abort in pending if not abort.left
+        ]
+        pending = [abort for abort in pending if abort.left]
+    assert not pending, "blocks of an aborted request are held or fenced at the end of the run"
     return found
 
 
-def _held_by(engine: Engine, event: CoreEvent) -> set[BlockId]:
-    """The blocks that only the request which `event` aborts holds."""
-    if not isinstance(event, AbortRequest) or event.key not in engine.requests:
-        return set()
-    tables = [
-        engine.sequences[seq_id].block_table
-        for seq_id in engine.requests[event.key].seq_ids
+@dataclass(slots=True)
+class _PendingAbort:
+    seq_ids: tuple[SeqId, ...]
+    num_held: int
+    num_steps: int
+    left: set[BlockId]
+
+
+def _own_blocks(engine: Engine, seq_ids: tuple[SeqId, ...]) -> set[BlockId]:
+    """The blocks that these sequences hold and nobody else does."""
+    held = [
+        block
+        for seq_id in seq_ids
         if seq_id in engine.sequences
+        for block in engine.sequences[seq_id].block_table
     ]
-    mine = [block for table in tables for block in table]
-    return {block for block in mine if engine.kv.pool.references[block] == mine.count(block)}
+    return {block for block in held if engine.kv.pool.references[block] == held.count(block)}

@@ -55,6 +55,7 @@ class RunningEngine:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.home,
+            process_group=0,
             env={**outside, "TMPDIR": str(self.temporary), **(environment or {})},
         )
         assert self.process.stdout is not None and self.process.stderr is not None
@@ -164,8 +165,11 @@ class RunningEngine:
     # What one does to it.
 
     def signal(self, number: signal.Signals) -> None:
-        """To the foreground process alone, as `kill` does."""
-        self.process.send_signal(number)
+        """SIGINT as a terminal sends it, to the whole foreground group; others as `kill` does."""
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
 
     def freeze(self, role: str) -> None:
         """It computes no further until `thaw`: whatever is asked of the engine stays open."""

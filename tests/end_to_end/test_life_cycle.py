@@ -1,5 +1,6 @@
 """However an engine ends: streams are told, the exit code is right, nothing is left behind."""
 
+import json
 import signal
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from captured_run import aborted_blocks
 from running_engine import RunningEngine
 
 StartEngine = Callable[..., RunningEngine]
@@ -131,3 +133,23 @@ def test_two_engines_run_side_by_side(start_engine: StartEngine) -> None:
     with engines[1].client() as client:
         texts.append(client.completions.create(**REQUEST).choices[0].text)
     assert len(set(texts)) == 1
+
+
+def test_a_client_that_does_not_read_harms_nobody_and_is_given_up(
+    start_engine: StartEngine,
+) -> None:
+    """Its stream is aborted when too much waits for it, at the latest when the engine stops."""
+    engine = start_engine("--stub-worker", "--drain-timeout", "0.5").wait_until_ready()
+    body = json.dumps({"prompt": "x", "max_tokens": 2000, "n": 32, "stream": True}).encode()
+    with socket.socket() as deaf, engine.client() as client:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", engine.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        deaf.sendall(head.encode() + body)
+        texts = {client.completions.create(**REQUEST).choices[0].text for _ in range(10)}
+        engine.signal(signal.SIGTERM)
+        assert engine.wait_for_exit() == 0
+    assert len(texts) == 1
+    (abort,) = aborted_blocks(engine.journal)
+    assert abort.num_held > 32
+    assert engine.left_behind() == []
