@@ -69,7 +69,7 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Sampled:
 
 def accept(token_ids: Tensor, peaks: Tensor, logprobs: list[RowLogprobs] | None = None) -> Sampled:
     """The choice, but for rows whose largest logit says that they mean nothing."""
-    # What is not finite is not equal to itself, or infinity less itself is not a number.
+    # Infinity less itself is not a number, and only a finite number less itself is zero.
     return Sampled(token_ids.masked_fill_(peaks - peaks != 0, NOT_FINITE), logprobs or [])
 
 
@@ -81,7 +81,7 @@ def _draw(logits: Tensor, peaks: Tensor, batch: SamplingBatch, rows: Array) -> T
     weights = torch.softmax(scaled, -1)
     filter_weights(weights, batch.top_k[rows], batch.top_p[rows], batch.min_p[rows])
     numbers = uniforms(batch.seeds[rows], batch.output_positions[rows].astype(np.uint64))
-    return _inverse_cdf(weights, torch.from_numpy(numbers).to(device))
+    return inverse_cdf(weights, torch.from_numpy(numbers).to(device))
 
 
 def _index(rows: Array, device: torch.device) -> Tensor | slice:
@@ -92,7 +92,7 @@ def _index(rows: Array, device: torch.device) -> Tensor | slice:
     return torch.from_numpy(rows).to(device)
 
 
-def _inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
+def inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
     """The first token whose cumulated weight exceeds number * total, for each row.
 
     weights [n, vocab_size], numbers [n] float64 in [0, 1); returns [n] int64.
@@ -106,12 +106,14 @@ def _inverse_cdf(weights: Tensor, numbers: Tensor) -> Tensor:
     targets = (numbers * cumulated[:, -1]).unsqueeze(1)
     chunks = _first_above(cumulated, targets)
     before = cumulated.gather(1, chunks) - sums.gather(1, chunks)
+    # Rounding must not lead before the chunk: a token without weight could stand there first.
+    inside_targets = (targets - before).clamp_(min=0)
 
     offsets = torch.arange(CDF_CHUNK, device=weights.device)
     token_ids = chunks * CDF_CHUNK + offsets
     inside = weights.gather(1, token_ids.clamp(max=vocab_size - 1)).double()
     inside.mul_(token_ids < vocab_size)
-    chosen = chunks * CDF_CHUNK + _first_above(inside.cumsum(1), targets - before)
+    chosen = chunks * CDF_CHUNK + _first_above(inside.cumsum(1), inside_targets)
     # Only a row that is not finite can lead outside.
     return chosen.squeeze(1).clamp_(0, vocab_size - 1)
 

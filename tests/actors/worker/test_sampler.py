@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenreel.actors.worker.largest import largest
-from tokenreel.actors.worker.sampler import NOT_FINITE, Sampled, accept, sample
+from tokenreel.actors.worker.sampler import NOT_FINITE, Sampled, accept, inverse_cdf, sample
 from tokenreel.actors.worker.sampling_table import SamplingTable
 from tokenreel.messages.sampling import SamplingParams
 
@@ -109,6 +109,26 @@ def test_top_p_looks_beyond_the_first_candidates() -> None:
     first = int(kept.nonzero()[0])
     assert found[: first - 1].sum() == 0
     assert found[first:].count_nonzero() > 2000
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(
+    shares=st.lists(st.tuples(st.integers(0, 699), st.floats(1e-30, 1.0)), min_size=1, max_size=9),
+    place=st.integers(0, 9),
+)
+def test_no_number_leads_to_a_token_without_weight(
+    shares: list[tuple[int, float]], place: int
+) -> None:
+    """Not even one on the edge between two tokens, nor the last below 1."""
+    weights = torch.zeros(1, 700)
+    for token_id, share in shares:
+        weights[0, token_id] = share
+    cumulated = weights.double().cumsum(1)
+    edges = (cumulated / cumulated[:, -1:]).unique()
+    below_one = 1 - 2.0**-53
+    number = min(float(edges[place % len(edges)]), below_one) if place else below_one
+    chosen = inverse_cdf(weights, torch.tensor([number], dtype=torch.float64))
+    assert weights[0, chosen] > 0
 
 
 SAMPLINGS = st.builds(
