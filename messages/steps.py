@@ -91,8 +91,6 @@ class Unscheduled(IntEnum):
     """max_num_seqs sequences are running."""
     OPEN_STEPS = 4
     """It was preempted, and steps from before are still open."""
-    POOL_SHARE = 5
-    """A running sequence stands before it and holds what it would need next."""
 
 
 class StepDecided(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=36):

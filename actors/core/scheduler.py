@@ -4,8 +4,8 @@ There is no prefill and no decode phase: every sequence catches up with its know
 token budget. Sequences are visited by (level, running before waiting, arrival), so that whoever
 gives way has not been visited yet in this step:
 
-  running   gets its tokens; if it lacks a block, the running sequence that is last in the order
-            gives way, or itself if it is the last
+  running   gets its tokens; if it lacks a block, the last in the order of the running sequences
+            that have one to give gives way, at the latest itself
   waiting   starts if all its known tokens fit beside one block's growth for each running sequence;
             only running sequences of a strictly lower class of service give way to it
 """
@@ -122,11 +122,11 @@ class Scheduler:
         pool = self._kv.pool
         needed = self._kv.blocks_needed(sequence, num_tokens)
         while needed > pool.num_available:
-            last = self._queues.running[-1]
             if needed <= pool.num_available + pool.num_fenced:
                 # Enough comes back by itself as soon as the open steps complete.
                 step.pass_over(sequence, Unscheduled.BLOCKS, needed)
                 return False
+            last = self._last_to_give_way(sequence)
             if last is sequence:
                 step.pass_over(sequence, Unscheduled.BLOCKS, needed)
                 self._preempt(step, sequence, sequence)
@@ -137,6 +137,17 @@ class Scheduler:
                 return False
             self._preempt(step, last, sequence)
         return True
+
+    def _last_to_give_way(self, sequence: Sequence) -> Sequence:
+        """The last running sequence, down to `sequence`, that holds a block for itself alone.
+
+        Behind it may run some whose every block is shared with those before them: a prefix that a
+        higher class of service has hit in the cache. Nothing comes free without their sharers.
+        """
+        for last in reversed(self._queues.running):
+            if last is sequence or self._kv.count_release(last, {}) != (0, 0):
+                return last
+        raise InvariantViolated(f"sequence {sequence.seq_id} needs room and does not run")
 
     def _start(self, step: Composition, sequence: Sequence) -> bool:
         """Lets the head of the line run; False closes the intake for this step."""

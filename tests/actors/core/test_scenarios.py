@@ -434,6 +434,28 @@ def steps(effects: list[Effect]) -> list[StepScheduled]:
     return [effect for effect in effects if isinstance(effect, StepScheduled)]
 
 
+@DEPTHS
+def test_an_urgent_request_does_not_wait_for_a_junior_that_holds_nothing_but_its_prefix(
+    depth: int,
+) -> None:
+    """All blocks of the last in the order are shared with the first: taking them frees none. The
+    first needs one more, no step is open, and the one between them has some to give."""
+    config = limits(
+        num_blocks=6,
+        max_model_len=24,
+        max_num_batched_tokens=2,
+        scheduling_policy="priority",
+        pipeline_depth=depth,
+    )
+    transcript = play(
+        config,
+        request(8, 4, priority=9, prefix_group=1, num_shared_tokens=8),
+        request(9, 12, priority=0, arrival=4, prefix_group=1, num_shared_tokens=8),
+        request(1, 20, priority=1, arrival=4),
+    )
+    assert set(transcript.reasons.values()) == {LENGTH}
+
+
 def test_preemption_names_for_whom() -> None:
     config = limits(max_num_seqs=1, scheduling_policy="priority")
     scenario = Scenario(
