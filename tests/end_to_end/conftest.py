@@ -11,6 +11,15 @@ from running_engine import PATIENCE_S, RunningEngine, free_port
 StartEngine = Callable[..., RunningEngine]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """Whatever the machine's way out is, these engines are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def started() -> Iterator[tuple[RunningEngine, httpx.Response]]:
     """The engine that most tests talk to, and what /health said while the model was loading.
@@ -23,8 +32,10 @@ def started() -> Iterator[tuple[RunningEngine, httpx.Response]]:
         # Rounds so finely that a text does not depend on who else is in the batch.
         *("--dtype", "float32"),
     ) as engine:
-        engine.wait_for_line(" pid ")  # An actor runs, so the port is bound.
+        engine.wait_for_line(" pid ")  # An actor runs: the port is bound, the model still loads.
+        engine.freeze("worker")
         early = httpx.get(f"http://127.0.0.1:{port}/health", timeout=PATIENCE_S)
+        engine.thaw("worker")
         engine.wait_until_ready()
         yield engine, early
 

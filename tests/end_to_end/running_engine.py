@@ -1,5 +1,6 @@
 """One `engine-up` process as a user starts it, and what can be seen of it from outside."""
 
+import contextlib
 import os
 import re
 import select
@@ -17,6 +18,8 @@ from typing import IO
 
 import httpx
 import openai
+
+from tokenreel.actors.runtime.topology import ENTRY_MODULES
 
 PATIENCE_S = 60.0
 """The bound of every wait. Nothing takes that long; a test that meets it has failed."""
@@ -172,11 +175,11 @@ class RunningEngine:
             self.process.send_signal(number)
 
     def freeze(self, role: str) -> None:
-        """It computes no further until `thaw`: whatever is asked of the engine stays open."""
-        os.kill(self.pids[role], signal.SIGSTOP)
+        """It goes no further until `thaw`: whatever is asked of the engine stays open."""
+        os.kill(self._pid_of(role), signal.SIGSTOP)
 
     def thaw(self, role: str) -> None:
-        os.kill(self.pids[role], signal.SIGCONT)
+        os.kill(self._pid_of(role), signal.SIGCONT)
 
     def kill(self, role: str) -> None:
         os.kill(self.pids[role], signal.SIGKILL)
@@ -215,6 +218,18 @@ class RunningEngine:
             if any(pid in re.findall(r"\d+", path.name) for pid in pids)
         ]
         return processes + files + shared
+
+    def _pid_of(self, role: str) -> int:
+        """Also of an actor that is not ready yet."""
+        if role in self.pids:
+            return self.pids[role]
+        module, home = ENTRY_MODULES[role].encode(), os.fsencode(self.temporary)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes()
+                if module in line and home in line:
+                    return int(path.parent.name)
+        raise AssertionError(f"{role} does not run:\n{self.output}")
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:

@@ -1,4 +1,4 @@
-"""An engine that cannot start says in one line what to do, within seconds, and leaves nothing."""
+"""An engine that cannot start says what to do in one line, within seconds, and leaves nothing."""
 
 import json
 import shutil
@@ -82,3 +82,11 @@ def test_a_chat_template_with_a_mistake(start_engine: StartEngine, tmp_path: Pat
     template.write_text("{% for message in messages %}")
     line = complaint(start_engine("--stub-worker", "--chat-template", str(template)), 1)
     assert line.startswith("engine-up: input_processor failed: ") and "template" in line
+
+
+def test_asked_to_stop_while_the_model_loads_it_stops(start_engine: StartEngine) -> None:
+    engine = start_engine()
+    engine.wait_for_line(" pid ")
+    engine.stop()
+    assert engine.complaints == []
+    assert engine.left_behind() == []

@@ -18,7 +18,7 @@ def test_start_ask_stop_and_verify_what_was_captured(start_engine: StartEngine) 
     """The README's session, with no flag but those that keep it apart from other engines."""
     engine = start_engine().wait_until_ready()
     with engine.client() as client:
-        answer = client.chat.completions.create(model=MODEL, messages=QUESTION)
+        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
     assert "42" in (answer.choices[0].message.content or "")
     engine.stop()
     assert engine.left_behind() == []
