@@ -9,7 +9,8 @@ from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker.model_config import DTYPES
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
-MIN_PARAMETERS_FOR_THREADS = 16_000_000
+SMALL_MODEL_PARAMETERS = 16_000_000
+"""Under so many, a step's time is that of calling operations, not of their work."""
 
 
 def choose_device(option: str) -> torch.device:
@@ -22,19 +23,24 @@ def choose_device(option: str) -> torch.device:
     return torch.device("cuda", 0) if has_cuda else torch.device("cpu")
 
 
-def choose_dtype(option: str, checkpoint_dtype: str, device: torch.device) -> torch.dtype:
-    """`--dtype`: auto is the checkpoint's own, but float32 on a CPU that would have to emulate it.
+def choose_dtype(
+    option: str, checkpoint_dtype: str, device: torch.device, num_parameters: int
+) -> torch.dtype:
+    """`--dtype`: auto is the checkpoint's own on a GPU, and on a CPU float32, with one exception.
 
     On a CPU with bfloat16 instructions (AVX-512 or AMX), a bfloat16 checkpoint stays bfloat16:
-    reading half as many bytes makes its decode steps about twice as fast. float16 is computed on a
-    CPU only if it is asked for.
+    steps of a 125M-parameter model take 0.85 of the time at batch 1, 0.45 at batch 8. A small
+    model is computed in float32 all the same, which takes 0.75 of the time at batch 1.
     """
     if option != "auto":
         if option not in DTYPE_OF_NAME:
             raise StartError(f"--dtype {option} is unknown; use auto, {', '.join(DTYPES)}")
         return DTYPE_OF_NAME[option]
-    if device.type == "cuda" or (checkpoint_dtype == "bfloat16" and _cpu_computes_bfloat16()):
+    if device.type == "cuda":
         return DTYPE_OF_NAME[checkpoint_dtype]
+    is_large = num_parameters >= SMALL_MODEL_PARAMETERS
+    if checkpoint_dtype == "bfloat16" and is_large and _cpu_computes_bfloat16():
+        return torch.bfloat16
     return torch.float32
 
 
@@ -43,7 +49,7 @@ def set_num_threads(num_parameters: int) -> int:
     most of its operations are over before a second thread has woken up, and the other actors can
     use the core. OMP_NUM_THREADS overrides."""
     if "OMP_NUM_THREADS" not in os.environ:
-        is_small = num_parameters < MIN_PARAMETERS_FOR_THREADS
+        is_small = num_parameters < SMALL_MODEL_PARAMETERS
         torch.set_num_threads(1 if is_small else num_physical_cores())
     return torch.get_num_threads()
 

@@ -52,8 +52,9 @@ def load(options: EngineOptions) -> LoadedWorker:
     config = read_decoder_config(ConfigFile.read(directory))
     max_model_len = choose_max_model_len(options, config)
     device = choose_device(options.device)
-    num_threads = set_num_threads(num_parameters(config))
-    dtype = choose_dtype(options.dtype, config.dtype, device)
+    size = num_parameters(config)
+    num_threads = set_num_threads(size)
+    dtype = choose_dtype(options.dtype, config.dtype, device, size)
     backend = choose_backend(device)
     with torch.inference_mode():
         model, name = load_model(options, directory, config, backend, device, dtype, max_model_len)
@@ -71,7 +72,7 @@ def load(options: EngineOptions) -> LoadedWorker:
     if device.type == "cpu":
         threads = f", {num_threads} thread" + ("s" if num_threads > 1 else "")
     detail = (
-        f"{device.type} {ready.dtype}{threads}, {_count(num_parameters(config))} parameters, "
+        f"{device.type} {ready.dtype}{threads}, {_count(size)} parameters, "
         f"{num_blocks} blocks of {options.block_size}"
     )
     return LoadedWorker(runner, ready, detail)

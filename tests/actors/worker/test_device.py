@@ -12,16 +12,17 @@ from tokenreel.actors.worker.device import (
     set_num_threads,
 )
 
+SMALL, LARGE = 3_000_000, 10**9
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def test_an_explicit_choice_is_taken() -> None:
     assert choose_device("cpu") == CPU
-    assert choose_dtype("float16", "bfloat16", CPU) == torch.float16
+    assert choose_dtype("float16", "bfloat16", CPU, LARGE) == torch.float16
 
 
 def test_auto_is_the_checkpoints_own_on_a_gpu() -> None:
-    assert choose_dtype("auto", "float16", CUDA) == torch.float16
+    assert choose_dtype("auto", "float16", CUDA, SMALL) == torch.float16
 
 
 @pytest.mark.parametrize("is_native", [True, False])
@@ -30,22 +31,23 @@ def test_auto_on_a_cpu_is_bfloat16_only_where_it_is_native(
 ) -> None:
     monkeypatch.setattr(device, "_cpu_computes_bfloat16", lambda: is_native)
     expected = torch.bfloat16 if is_native else torch.float32
-    assert choose_dtype("auto", "bfloat16", CPU) == expected
-    assert choose_dtype("auto", "float16", CPU) == torch.float32
-    assert choose_dtype("auto", "float32", CPU) == torch.float32
+    assert choose_dtype("auto", "bfloat16", CPU, LARGE) == expected
+    assert choose_dtype("auto", "bfloat16", CPU, SMALL) == torch.float32
+    assert choose_dtype("auto", "float16", CPU, LARGE) == torch.float32
+    assert choose_dtype("auto", "float32", CPU, LARGE) == torch.float32
 
 
 def test_unknown_or_absent_choices_hear_what_there_is() -> None:
     with pytest.raises(StartError, match="use auto, cpu or cuda"):
         choose_device("tpu")
     with pytest.raises(StartError, match="bfloat16"):
-        choose_dtype("int8", "float32", CPU)
+        choose_dtype("int8", "float32", CPU, LARGE)
     if not torch.cuda.is_available():
         with pytest.raises(StartError, match="finds no CUDA GPU"):
             choose_device("cuda")
 
 
-@pytest.mark.parametrize(("num_parameters", "num_threads"), [(3_000_000, 1), (10**9, 6)])
+@pytest.mark.parametrize(("num_parameters", "num_threads"), [(SMALL, 1), (LARGE, 6)])
 def test_a_small_model_leaves_the_other_cores_to_the_other_actors(
     num_parameters: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
