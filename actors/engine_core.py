@@ -90,12 +90,12 @@ class EngineCoreActor(Actor):
         """Nothing until the worker says what fits its memory."""
 
     def on_frames(self, frames: list[Frame]) -> None:
+        self._take_all(frames)
         for _ in range(MAX_DRAINS_PER_TURN):
-            for frame in frames:
-                self._take(frame)
             frames = self.runtime.inbox.drain()
             if not frames:
                 break
+            self._take_all(frames)
         self._begin_steps()
         self._end_turn()
 
@@ -133,6 +133,10 @@ class EngineCoreActor(Actor):
         )
 
     # What comes in.
+
+    def _take_all(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._take(frame)
 
     def _take(self, frame: Frame) -> None:
         """A frame that says nothing it may say is counted and dropped, never asserted upon."""

@@ -10,6 +10,7 @@ import pytest
 from tokenreel.actors.core.block_pool import InvariantViolated
 from tokenreel.actors.core.scheduler import Scheduler
 from tokenreel.actors.engine_core import EngineCoreActor
+from tokenreel.actors.runtime.channels import Frame
 from tokenreel.messages.codec import encode
 from tokenreel.messages.ids import RequestKey, Row, SeqId, StepId
 from tokenreel.messages.lifecycle import ActorFailed, ActorReady, EngineFacts, WorkerReady
@@ -90,6 +91,17 @@ def test_a_request_goes_its_way_and_the_journal_replays_it(
     (finished,) = receive(core, "frontend", RequestFinished)
     assert finished.key == RequestKey(1, 0)
     assert replay.main(["verify", journal()]) == 0
+
+
+def test_no_frame_is_lost_where_one_arrives_for_each_that_is_taken(
+    core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [Frame("input_processor.0.1", encode(admit(i)), b"") for i in range(100)]
+    inbox = core.actor.runtime.inbox
+    monkeypatch.setattr(inbox, "drain", lambda: [waiting.pop(0)] if waiting else [])
+    core.actor.on_frames([waiting.pop(0)])
+    assert waiting, "one turn does not go on for ever"
+    assert core.actor.statistics().engine.num_requests == 100 - len(waiting)
 
 
 def test_logprobs_travel_beside_the_tokens_of_their_step(core: Any) -> None:
