@@ -46,7 +46,10 @@ FLAGS = (
     *("--max-num-batched-tokens", "48", "--scheduling-policy", "priority"),
     *("--pipeline-depth", str(DEPTH), "--dtype", "float32"),
 )
-TOPICS = ["a cat", "17 + 25", "the moon", "bread", "7 * 8", "Paris", "a ship", "counting"]
+QUESTIONS = [
+    "Tell me a story.", "What is 17 + 25?", "Count from 1 to 20.", "What is the capital of France?",
+    "Tell me a story about a fox.", "What is 7 * 8?", "Hello! Who are you?", "Count from 30 to 50.",
+]  # fmt: skip
 PREAMBLE = "You are a friendly assistant who answers every question of the user in few words."
 NUM_STREAMS = 40
 NUM_SAMPLED = 6
@@ -72,7 +75,7 @@ async def storm() -> AsyncIterator[Storm]:
     with RunningEngine(*FLAGS) as engine:
         await asyncio.to_thread(engine.wait_until_ready)
         async with engine.async_client() as client:
-            alone = {seed: await ask(client, seed) for seed in range(len(TOPICS))}
+            alone = {seed: await ask(client, seed) for seed in range(len(QUESTIONS))}
             for seed in range(100, 100 + NUM_SAMPLED):
                 alone[seed] = await ask(client, seed)
             texts, left = await weather(engine, client)
@@ -104,15 +107,15 @@ async def weather(
 
 
 def body_of(seed: int) -> dict[str, Any]:
-    """Seeds that are equal modulo the number of topics ask the same; 100 to 199 sample, thrice."""
+    """Seeds equal modulo the number of questions ask the same; 100 to 199 sample three texts."""
     is_sampled = 100 <= seed < 200
     return {
         "model": MODEL,
         "messages": [
             {"role": "system", "content": PREAMBLE},
-            {"role": "user", "content": f"Tell me about {TOPICS[seed % len(TOPICS)]}."},
+            {"role": "user", "content": QUESTIONS[seed % len(QUESTIONS)]},
         ],
-        "max_tokens": 200 if seed >= 2000 else 24 + 6 * (seed % len(TOPICS)),
+        "max_tokens": 200 if seed >= 2000 else 24 + 6 * (seed % len(QUESTIONS)),
         "temperature": 1 if is_sampled else 0,
         "n": 3 if is_sampled else 1,
         "seed": seed,
@@ -184,7 +187,7 @@ def test_whoever_stays_is_served_and_the_engine_leaves_as_it_should(storm: Storm
 def test_pressure_changes_no_text(storm: Storm) -> None:
     """What everybody got in the storm is what he would have got alone."""
     for seed, texts in storm.texts.items():
-        assert texts == storm.alone[seed if seed in storm.alone else seed % len(TOPICS)], seed
+        assert texts == storm.alone[seed if seed in storm.alone else seed % len(QUESTIONS)], seed
 
 
 def test_there_was_pressure(storm: Storm) -> None:
