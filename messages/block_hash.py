@@ -24,7 +24,7 @@ def cache_root(model_hash: bytes, tokenizer_hash: bytes, cache_salt: str) -> Blo
 
 def private_root(root: BlockHash, frontend_epoch: int, number: int) -> BlockHash:
     """A root that one request alone has: its sequences share blocks, nobody else does."""
-    text = root + pack("<QQ", frontend_epoch, number)
+    text = root + b"%d/%d" % (frontend_epoch, number)
     return BlockHash(blake2b(text, digest_size=DIGEST_SIZE, person=b"tokenreel-own").digest())
 
 

@@ -10,6 +10,13 @@ from tokenreel.actors.core.digest import QUEUES, Digest
 from tokenreel.actors.core.sequence import NO_ROW, Sequence, Status
 from tokenreel.messages.ids import Row, SeqId
 
+LINE_SLACK = 64
+
+
+def max_line_length(num_waiting: int) -> int:
+    """Beyond it the line is formed anew, so that those who have left do not pile up."""
+    return 2 * num_waiting + LINE_SLACK
+
 
 class Queues:
     def __init__(self, max_num_seqs: int, digest: Digest) -> None:
@@ -21,16 +28,17 @@ class Queues:
         """A heap: the lowest row first, so that the worker's batch stays dense."""
         self.freed_rows: list[Row] = []
         """Rows given up since the last step was sent: the worker has not heard yet."""
-        self._heap: list[tuple[tuple[int, int, int], SeqId]] = []
+        self.line: list[tuple[tuple[int, int, int], SeqId]] = []
+        """A heap of those who wait, and of some who left from the middle of it."""
         self._digest = digest
 
     def head(self) -> Sequence | None:
         """The first of those who wait."""
-        while self._heap:
-            sequence = self.waiting.get(self._heap[0][1])
+        while self.line:
+            sequence = self.waiting.get(self.line[0][1])
             if sequence is not None:
                 return sequence
-            heappop(self._heap)  # it left from the middle of the line
+            heappop(self.line)  # it left from the middle of the line
         return None
 
     def block(self, sequence: Sequence) -> None:
@@ -40,7 +48,10 @@ class Queues:
     def wait(self, sequence: Sequence) -> None:
         self._leave(sequence)
         self.waiting[sequence.seq_id] = sequence
-        heappush(self._heap, (sequence.order, sequence.seq_id))
+        if len(self.line) < max_line_length(len(self.waiting)):
+            heappush(self.line, (sequence.order, sequence.seq_id))
+        else:
+            self._form_line_anew()
         self._place(sequence, Status.WAITING)
 
     def run(self, sequence: Sequence) -> None:
@@ -68,15 +79,18 @@ class Queues:
                     self.blocked[sequence.seq_id] = sequence
                 case Status.WAITING:
                     self.waiting[sequence.seq_id] = sequence
-                    self._heap.append((sequence.order, sequence.seq_id))
                 case Status.RUNNING:
                     self.running.append(sequence)
                     self.free_rows.remove(sequence.row)
                 case Status.FINISHED:
                     pass
         self.running.sort(key=_order)
-        heapify(self._heap)
+        self._form_line_anew()
         heapify(self.free_rows)
+
+    def _form_line_anew(self) -> None:
+        self.line = [(sequence.order, seq_id) for seq_id, sequence in self.waiting.items()]
+        heapify(self.line)
 
     def _leave(self, sequence: Sequence) -> None:
         match sequence.status:

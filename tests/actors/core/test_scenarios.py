@@ -11,6 +11,7 @@ from playing import limits, play
 from tokenreel.actors.core.block_pool import InvariantViolated
 from tokenreel.actors.core.config import ConfigError, fitted
 from tokenreel.actors.core.engine import Engine
+from tokenreel.actors.core.queues import max_line_length
 from tokenreel.actors.core.scenario import Scenario, ScenarioRequest, admit_of
 from tokenreel.messages.codec import Effect
 from tokenreel.messages.ids import RequestKey, SeqId, StepId
@@ -347,13 +348,35 @@ def test_the_queue_is_bounded_and_says_so() -> None:
 def test_an_admit_is_validated_never_asserted_upon(
     changes: dict[str, object], code: str | None
 ) -> None:
-
     scenario = Scenario(config=limits(), requests=(request(4, 3),))
     admit = msgspec.structs.replace(admit_of(scenario, 0), **changes)
     (effect,) = Engine(limits()).apply(admit)
     found = effect.code if isinstance(effect, RequestRejected) else None
     assert found == code
     assert isinstance(effect, RequestAdmitted | RequestRejected)
+
+
+def test_a_key_with_a_negative_epoch_does_not_kill_the_core() -> None:
+    config = limits(enable_prefix_caching=False)
+    admit = admit_of(Scenario(config=config, requests=(request(4, 3, n=2),)), 0)
+    admit = msgspec.structs.replace(admit, key=RequestKey(-1, 0))
+    (effect,) = Engine(config).apply(admit)
+    assert isinstance(effect, RequestAdmitted)
+
+
+def test_those_who_gave_up_waiting_behind_others_leave_nothing_behind() -> None:
+    """An urgent request waits all the time, so that nobody behind it ever comes to the front."""
+    config = limits(scheduling_policy="priority")
+    urgent, late = request(4, 2, priority=1), request(4, 2, priority=9)
+    scenario = Scenario(config=config, requests=(urgent, *[late] * 1000))
+    engine = Engine(config)
+    engine.apply(admit_of(scenario, 0))
+    for number in range(1, 1001):
+        (admitted,) = engine.apply(admit_of(scenario, number))
+        assert isinstance(admitted, RequestAdmitted)
+        engine.apply(AbortRequest(admitted.key))
+        engine.apply(OutputDelivered(admitted.seq_ids))
+    assert len(engine.queues.line) <= max_line_length(1 + 1)
 
 
 def test_the_first_who_was_passed_over_is_named_with_the_reason() -> None:
