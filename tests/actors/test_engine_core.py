@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,26 +131,26 @@ def test_a_request_that_the_core_refuses_is_told_so_and_nothing_else_happens(cor
     assert core.actor.statistics().engine.num_requests == 0
 
 
-@pytest.fixture
-def no_more_bytes(journal: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Makes every further write to the journal fail, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit() -> None:
-        (segment,) = Path(journal()).glob("*.tkr")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (segment.stat().st_size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+@contextmanager
+def no_more_bytes(run_dir: Path) -> Iterator[None]:
+    """Every further write to the journal fails, as on a full disk. The limit holds for the whole
+    process, so nothing but the actor may write meanwhile."""
+    (segment,) = run_dir.glob("*.tkr")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (segment.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_nothing_leaves_that_the_journal_does_not_hold(
-    core: Any, no_more_bytes: Callable[[], None]
+    core: Any, journal: Callable[[], str]
 ) -> None:
     core.receive("supervisor")
     num_sent = sum(statistics_of(core).values())
-    no_more_bytes()
-    core.send("input_processor", admit())
+    with no_more_bytes(Path(journal())):
+        core.send("input_processor", admit())
     assert sum(statistics_of(core).values()) == num_sent + 1, "only the supervisor hears of it"
     failed = core.receive("supervisor")
     assert isinstance(failed, ActorFailed)
