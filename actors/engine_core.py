@@ -79,7 +79,7 @@ class EngineCoreActor(Actor):
         self._outgoing: list[tuple[str, bytes, bytes]] = []
         self._retrying = False
         self._is_sound = True
-        """False once `Engine.apply` has raised: its state is worth no snapshot any more."""
+        """False once `Engine.apply` has raised: nothing follows from its state any more."""
         self._num_dropped = 0
         self._num_steps = 0
         self._journal_ns = 0
@@ -104,7 +104,7 @@ class EngineCoreActor(Actor):
             return
         statistics = self.statistics()
         try:
-            self._recorder.close()
+            self._recorder.close(tidily=self._is_sound)
         except JournalError as error:
             print(error, file=sys.stderr, flush=True)
         journal = self._recorder.statistics()
@@ -155,7 +155,7 @@ class EngineCoreActor(Actor):
 
     def _begin_steps(self) -> None:
         engine = self._engine
-        while engine is not None and engine.wants_step():
+        while engine is not None and self._is_sound and engine.wants_step():
             if not self._readers_keep_up():
                 self._retry_soon()
                 return

@@ -222,15 +222,17 @@ class Recorder:
                 f"{self._num_records_lost} records were lost since the run began"
             )
 
-    def close(self) -> None:
-        """End the journal: a RUN_ENDED record, everything on disk (unless `sync` is "none"), the
-        lock given back. Calling it again does nothing. Raises JournalError."""
+    def close(self, *, tidily: bool = True) -> None:
+        """End the journal: a RUN_ENDED record if the run ended `tidily`, everything on disk (unless
+        `sync` is "none"), the lock given back. Calling it again does nothing. Raises JournalError.
+        """
         if self._closed:
             return
         try:
-            if self._descriptor >= 0:
+            if self._descriptor >= 0 and tidily:
                 self.append(RUN_ENDED, 0, b"", self._clock.monotonic_ns())
                 self.commit()
+            if self._descriptor >= 0:
                 self._finish_segment()
         except OSError as error:
             raise JournalError(_advice(self.run_dir, error)) from error

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tokenreel.actors.core.block_pool import InvariantViolated
+from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.scheduler import Scheduler
 from tokenreel.actors.engine_core import EngineCoreActor
 from tokenreel.actors.runtime.channels import Frame
@@ -171,9 +172,34 @@ def test_an_exception_of_the_core_is_recorded_and_reproduced(
         patch.setattr(Scheduler, "compose", broken)
         with pytest.raises(InvariantViolated):
             core.send("input_processor", admit())
+        core.actor.close()
         assert replay.main(["verify", journal()]) == 0
-        assert "a bug that was planted" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "a bug that was planted" in told
+        assert "did not end tidily" in told
     assert replay.main(["verify", "--once", journal()]) == 3, "mended code no longer raises"
+
+
+def test_a_step_that_waits_for_a_slow_reader_does_not_begin_after_the_core_failed(
+    core: Any,
+    journal: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retries: list[Callable[[], None]] = []
+    monkeypatch.setattr(core.actor.runtime, "call_later", lambda _, retry: retries.append(retry))
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineCoreActor, "_readers_keep_up", lambda _: False)
+        core.send("input_processor", admit())
+
+    def broken(*_: object) -> None:
+        raise InvariantViolated("a bug that was planted")
+
+    monkeypatch.setattr(Engine, "_abort", broken)
+    with pytest.raises(InvariantViolated):
+        core.send("frontend", AbortRequest(RequestKey(1, 0)))
+    (retry,) = retries
+    retry()
+    assert replay.main(["verify", journal()]) == 0, "nothing follows the failure"
 
 
 def receive(core: Any, peer: str, kind: type) -> list[Any]:
