@@ -222,8 +222,7 @@ class EngineCall:
                 return False
             chunk = _without_overlap(choice, chunk)
         if chunk.finish_reason is FinishReason.ERROR or chunk.finish_reason is FinishReason.ABORT:
-            choice.is_finished = True
-            request.num_unfinished -= 1
+            # It does not count as finished: if the detokenizer broke, the engine still runs it.
             self.fail(RequestFailed(chunk.error or "the engine ended the request early"))
             return True
         self._append(request, choice, chunk)

@@ -131,12 +131,11 @@ class EngineClient:
         for num_sent, prompt in enumerate(prompts):
             try:
                 self._send(call, prompt, options)
-            except (ChannelFull, FrameTooLarge) as error:
+            except Exception as error:
+                # Whatever it was: a credit that goes out with no request never comes back.
                 self._num_in_flight -= len(prompts) - num_sent
                 call.close()
-                if isinstance(error, FrameTooLarge):
-                    raise RequestRefused(413, "request_too_large", str(error)) from None
-                raise EngineOverloaded(str(error)) from None
+                raise _refusal(error) from error
         return call
 
     def check_available(self) -> None:
@@ -323,3 +322,16 @@ class EngineClient:
         if self._on_drained is not None:
             on_drained, self._on_drained = self._on_drained, None
             on_drained(self._num_cut_short)
+
+
+def _refusal(error: Exception) -> Exception:
+    """What a caller is told whose request could not be sent; a mistake of ours stays what it is."""
+    match error:
+        case ChannelFull():
+            return EngineOverloaded(str(error))
+        case FrameTooLarge():
+            return RequestRefused(413, "request_too_large", str(error))
+        case RecursionError():
+            return RequestRefused(400, "invalid_value", "the request is nested too deeply")
+        case _:
+            return error

@@ -46,7 +46,7 @@ class RecordingLink:
         self.submitted.append(request)
 
     def abort(self, request: AbortRequest) -> None:
-        if self.error is not None:
+        if isinstance(self.error, ChannelFull):
             raise self.error
         self.aborted.append(request.key)
 
@@ -310,3 +310,37 @@ async def test_cached_tokens_count_once_per_prompt(
             text(client, request.key, 0, "x", choice=choice, num_cached_tokens=16)
     assert call.num_cached_tokens == 32
     call.close()
+
+
+async def test_a_request_nested_too_deeply_for_a_message_is_refused(
+    client: EngineClient, link: RecordingLink
+) -> None:
+    link.error = RecursionError()
+    with pytest.raises(RequestRefused, match="nested too deeply") as caught:
+        submit(client)
+    assert caught.value.status == 400
+    assert client.statistics().num_in_flight == 0
+
+
+async def test_a_request_that_cannot_be_sent_keeps_no_credit(
+    client: EngineClient, link: RecordingLink
+) -> None:
+    link.error, link.room = TypeError("our mistake"), 1
+    with pytest.raises(TypeError):
+        submit(client, num_prompts=3)
+    statistics = client.statistics()
+    assert (statistics.num_in_flight, statistics.num_open_calls) == (1, 0)
+    client.on_message(RequestFinished(link.submitted[0].key))
+    assert client.statistics().num_in_flight == 0
+
+
+async def test_a_request_that_breaks_on_its_way_to_text_does_not_run_on(
+    client: EngineClient, link: RecordingLink
+) -> None:
+    call = submit(client)
+    (request,) = link.submitted
+    text(client, request.key, 0, "", finish_reason=FinishReason.ERROR, error="detokenizer")
+    assert link.aborted == [request.key]
+    call.close()
+    client.on_message(RequestFinished(request.key))
+    assert client.statistics().num_in_flight == 0
