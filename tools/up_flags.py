@@ -26,6 +26,9 @@ MAX_QUEUED_REQS = 1 << 20
 MAX_BODY_BYTES = 48 << 20
 """What fits one frame between actors, with room for the rest of the request."""
 MAX_SECONDS = 86400
+MAX_NUM_BLOCKS = 1 << 24
+"""What the core can keep count of in some two gigabytes."""
+MAX_SIZE = (1 << 63) - 1
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _SIZE_EXPONENTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -272,7 +275,7 @@ def _add_memory_flags(parser: UpParser) -> None:
     )
     add(
         "--num-gpu-blocks-override",
-        type=_integer(1),
+        type=_integer(1, MAX_NUM_BLOCKS),
         metavar="BLOCKS",
         help="so many blocks, whatever the memory, on a CPU too; for tests",
     )
@@ -364,14 +367,14 @@ def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _size(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+def _size(minimum: int, maximum: int = MAX_SIZE) -> Callable[[str], int]:
     def parse(text: str) -> int:
         match = _SIZE.fullmatch(text.strip())
         if match is None:
             raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 512M or 2.5G")
         number, unit = match.groups()
-        value = int(float(number) * (1 << _SIZE_EXPONENTS[unit.upper()]))
-        return _within(value, minimum, maximum)
+        value = float(number) * (1 << _SIZE_EXPONENTS[unit.upper()])
+        return _within(int(min(value, 2.0 * MAX_SIZE)), minimum, maximum)
 
     return parse
 

@@ -149,12 +149,16 @@ def test_sizes_take_a_unit(text: str, size: int) -> None:
         ("--max-num-batched-tokens 0", "--max-num-batched-tokens: 0"),
         ("--max-model-len 0", "--max-model-len: 0"),
         ("--num-gpu-blocks-override 0", "--num-gpu-blocks-override: 0"),
+        ("--num-gpu-blocks-override 99999999", "--num-gpu-blocks-override: 99999999 is too large"),
         ("--block-size 12", "--block-size: 12 is not a power of two"),
         ("--block-size 2048", "--block-size: 2048 is too large"),
         ("--pipeline-depth 4", "--pipeline-depth: 4 is too large (at most 3)"),
         ("--gpu-memory-utilization 1.1", "--gpu-memory-utilization: 1.1 is not above 0"),
         ("--gpu-memory-utilization nan", "--gpu-memory-utilization: nan is not above 0"),
         ("--kv-cache-memory-bytes 2X", "--kv-cache-memory-bytes: '2X' is not a size"),
+        pytest.param(
+            f"--kv-cache-memory-bytes {'9' * 400}", "is too large", id="a size beyond all floats"
+        ),
         ("--journal-max-bytes 10K", "--journal-max-bytes: 10240 is too small"),
         ("--journal-sync often", "--journal-sync: invalid choice: 'often'"),
         ("--dtype int8", "--dtype: invalid choice: 'int8'"),
