@@ -15,6 +15,7 @@ from tokenreel.actors.text.output_assembler import AssemblerStatistics, Outcome,
 from tokenreel.actors.text.tokenizer import ModelTokenizer
 from tokenreel.messages.codec import MalformedMessage, decode, encode
 from tokenreel.messages.ids import SeqId
+from tokenreel.messages.lifecycle import EngineFacts
 from tokenreel.messages.logprobs import SequenceLogprobs, decode_logprobs
 from tokenreel.messages.outputs import OutputDelivered, TextEmitted, TokensEmitted
 from tokenreel.messages.requests import RequestAdmitted
@@ -84,6 +85,8 @@ class DetokenizerActor(Actor):
                 self._started().take(message.sequences, logprobs, outcome)
             case RequestAdmitted():
                 self._started().admit(message, outcome)
+            case EngineFacts():
+                pass  # The core tells everybody; no limit of its concerns the text.
             case _:
                 self._num_dropped += 1
 

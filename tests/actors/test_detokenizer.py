@@ -10,7 +10,7 @@ from tokenreel.actors.detokenizer import DetokenizerActor
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.text.tokenizer import ModelTokenizer
 from tokenreel.messages.ids import RequestKey, SeqId
-from tokenreel.messages.lifecycle import ActorReady
+from tokenreel.messages.lifecycle import ActorReady, EngineFacts
 from tokenreel.messages.logprobs import SequenceLogprobs, encode_logprobs
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.outputs import (
@@ -144,6 +144,12 @@ def test_garbage_and_strangers_are_counted_and_dropped(stage: Stage) -> None:
     statistics = stage.peers.actor.statistics()
     assert (statistics.num_frames, statistics.num_dropped_frames) == (4, 4)
     assert statistics.output.num_sequences == 0
+
+
+def test_the_engine_s_limits_are_no_strangers(stage: Stage) -> None:
+    stage.peers.send("engine_core", EngineFacts(100, 4, 8, 10, 16, 50, b"m" * 16))
+    statistics = stage.peers.actor.statistics()
+    assert (statistics.num_frames, statistics.num_dropped_frames) == (1, 0)
 
 
 def test_a_missing_tokenizer_keeps_it_from_starting(connect: Connect, tmp_path: Path) -> None:
