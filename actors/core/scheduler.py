@@ -127,13 +127,14 @@ class Scheduler:
                 step.pass_over(sequence, Unscheduled.BLOCKS, needed)
                 return False
             last = self._last_to_give_way(sequence)
+            if self._kv.count_release(last, {})[0] == 0:
+                step.pass_over(sequence, Unscheduled.BLOCKS, needed)
+                # What `last` holds comes free once its open steps have run dry.
+                step.held_back = last is not sequence
+                return False
             if last is sequence:
                 step.pass_over(sequence, Unscheduled.BLOCKS, needed)
                 self._preempt(step, sequence, sequence)
-                return False
-            if self._kv.count_release(last, {})[0] == 0:
-                step.pass_over(sequence, Unscheduled.BLOCKS, needed)
-                step.held_back = True  # its blocks come free once its open steps have run dry
                 return False
             self._preempt(step, last, sequence)
         return True

@@ -13,6 +13,8 @@ from tokenreel.actors.core.config import ConfigError, fitted
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.queues import max_line_length
 from tokenreel.actors.core.scenario import Scenario, ScenarioRequest, admit_of
+from tokenreel.actors.core.scheduler import Composition, Scheduler
+from tokenreel.actors.core.sequence import Sequence
 from tokenreel.messages.codec import Effect
 from tokenreel.messages.ids import RequestKey, SeqId, StepId
 from tokenreel.messages.outputs import OutputDelivered, TokensEmitted
@@ -477,6 +479,26 @@ def test_an_urgent_request_does_not_wait_for_a_junior_that_holds_nothing_but_its
         request(1, 20, priority=1, arrival=4),
     )
     assert set(transcript.reasons.values()) == {LENGTH}
+
+
+@DEPTHS
+@pytest.mark.parametrize("num_blocks", [5, 6, 7, 8])
+def test_a_sequence_does_not_give_way_while_all_it_holds_is_still_being_written(
+    depth: int, num_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preempt = Scheduler._preempt
+
+    def checked(
+        self: Scheduler, step: Composition, victim: Sequence, beneficiary: Sequence
+    ) -> None:
+        before = self._kv.pool.num_available
+        preempt(self, step, victim, beneficiary)
+        assert self._kv.pool.num_available > before
+
+    monkeypatch.setattr(Scheduler, "_preempt", checked)
+    config = limits(num_blocks=num_blocks, block_size=2, max_model_len=10, pipeline_depth=depth)
+    transcript = play(config, *(request(2, 6) for _ in range(4)))
+    assert transcript.num_preemptions > 0
 
 
 def test_preemption_names_for_whom() -> None:
