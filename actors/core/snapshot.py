@@ -84,10 +84,18 @@ def restore(engine: "Engine", encoded: bytes) -> None:
     """Fills `engine`, which must be new. Raises SnapshotError."""
     try:
         snapshot = _decoder.decode(encoded)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SnapshotError(f"not a snapshot: {error}") from error
     if snapshot.config != engine.config:
         raise SnapshotError("the snapshot was taken under another configuration")
+    try:
+        _fill(engine, snapshot)
+    except (IndexError, ValueError) as error:
+        raise SnapshotError(f"the snapshot contradicts itself: {error}") from error
+    _check(engine, snapshot)
+
+
+def _fill(engine: "Engine", snapshot: Snapshot) -> None:
     engine.kv.pool.restore(
         snapshot.free_blocks, snapshot.evictable_blocks, snapshot.fenced_blocks, snapshot.stamps
     )
@@ -113,7 +121,6 @@ def restore(engine: "Engine", encoded: bytes) -> None:
     engine.next_step_id = snapshot.next_step_id
     engine.num_ignored = snapshot.num_ignored
     engine.settled = snapshot.settled
-    _check(engine, snapshot)
 
 
 def _check(engine: "Engine", snapshot: Snapshot) -> None:

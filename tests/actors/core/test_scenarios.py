@@ -4,6 +4,8 @@ Every scenario is played with all invariants checked after every event, against 
 notices a wrong block, a wrong token and an empty step.
 """
 
+import contextlib
+
 import msgspec
 import pytest
 from playing import limits, play
@@ -15,6 +17,7 @@ from tokenreel.actors.core.queues import max_line_length
 from tokenreel.actors.core.scenario import Scenario, ScenarioRequest, admit_of
 from tokenreel.actors.core.scheduler import Composition, Scheduler
 from tokenreel.actors.core.sequence import Sequence
+from tokenreel.actors.core.snapshot import SnapshotError
 from tokenreel.messages.codec import Effect
 from tokenreel.messages.ids import RequestKey, SeqId, StepId
 from tokenreel.messages.outputs import OutputDelivered, TokensEmitted
@@ -499,6 +502,20 @@ def test_a_sequence_does_not_give_way_while_all_it_holds_is_still_being_written(
     config = limits(num_blocks=num_blocks, block_size=2, max_model_len=10, pipeline_depth=depth)
     transcript = play(config, *(request(2, 6) for _ in range(4)))
     assert transcript.num_preemptions > 0
+
+
+def test_bytes_that_are_no_snapshot_of_this_engine_are_refused_as_such() -> None:
+    scenario = Scenario(config=limits(), requests=(request(9, 4), request(9, 4)))
+    engine = Engine(limits())
+    for number in range(2):
+        engine.apply(admit_of(scenario, number))
+    engine.apply(StepBegan(StepId(1)))
+    encoded = engine.snapshot()
+    for place in range(len(encoded)):
+        for value in (0x7F, 0xFF):
+            changed = encoded[:place] + bytes([value]) + encoded[place + 1 :]
+            with contextlib.suppress(SnapshotError):  # some bytes may have any value
+                Engine.restore(limits(), changed)
 
 
 def test_preemption_names_for_whom() -> None:
