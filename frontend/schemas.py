@@ -28,6 +28,8 @@ MAX_LOGIT_BIAS = 1024
 MAX_MESSAGES = 4096
 MAX_TOKENS = (1 << 31) - 1
 MAX_TEMPERATURE = 100
+MIN_REPETITION_PENALTY = 0.01
+"""Logits are divided by it, and must stay finite."""
 MAX_REPETITION_PENALTY = 100
 MAX_PRIORITY = (1 << 31) - 1
 MAX_CACHE_SALT_CHARS = 256
@@ -36,6 +38,7 @@ MAX_TOKEN_ID = (1 << 32) - 1
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 NumTokens = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Meta(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 NumLogprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -71,7 +74,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=MAX_REPETITION_PENALTY)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] | None = None

@@ -35,10 +35,10 @@ class SamplingDefaults(msgspec.Struct, frozen=True):
 
 _RANGES = {
     "temperature": (0.0, math.inf),
-    "top_k": (-1.0, math.inf),
+    "top_k": (-1.0, float(1 << 32)),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
-    "repetition_penalty": (0.0, math.inf),
+    "repetition_penalty": (0.01, 100.0),
 }
 
 

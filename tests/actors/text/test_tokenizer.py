@@ -190,6 +190,15 @@ def test_a_sampling_default_that_makes_no_sense_is_named(
         SamplingDefaults.load(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "value"), [("repetition_penalty", 0), ("top_k", 1e30)])
+def test_a_sampling_default_that_would_break_every_request_is_named(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({name: value}))
+    with pytest.raises(ModelFilesError, match=rf"{name} is .*, which is no value for it"):
+        SamplingDefaults.load(tmp_path)
+
+
 def _byte_model() -> ModelTokenizer:
     tokenizer = Tokenizer.from_str(
         json.dumps(
