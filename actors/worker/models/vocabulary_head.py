@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.actors.worker.largest import largest
+from tokenreel.actors.worker.models.greedy_screen import make_screen
 from tokenreel.actors.worker.models.linear import make_linear
 
 CPU_SLAB_TOKENS = 4096
@@ -19,6 +20,7 @@ class VocabularyHead:
     def __init__(self, weight: Tensor) -> None:
         """weight [vocab_size, hidden_size]"""
         self._vocab_size = len(weight)
+        self._screen = make_screen(weight)
         size = CPU_SLAB_TOKENS if weight.device.type == "cpu" else len(weight)
         self._slabs = [
             (start, make_linear(weight[start : start + size], None))
@@ -32,6 +34,8 @@ class VocabularyHead:
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """`largest` of `logits`, without putting them together."""
+        if self._screen is not None and (found := self._screen.largest(hidden)) is not None:
+            return found
         if len(hidden) * self._vocab_size <= MAX_WHOLE_LOGITS:
             return largest(self.logits(hidden))
         (_, first), *rest = self._slabs
