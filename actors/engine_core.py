@@ -107,6 +107,7 @@ class EngineCoreActor(Actor):
             self._recorder.close(tidily=self._is_sound)
         except JournalError as error:
             print(error, file=sys.stderr, flush=True)
+            self.runtime.exit_code = 1
         journal = self._recorder.statistics()
         share = 100 * statistics.journal_ns / max(1, statistics.stepping_ns)
         print(

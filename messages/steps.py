@@ -69,7 +69,8 @@ class SequenceFailure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class StepCompleted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """worker -> engine core, journaled: one entry per scheduled sequence with `num_logits` > 0,
-    in `outputs` or in `failures`. Times are the worker's monotonic clock."""
+    in `outputs` or in `failures`, which may also name sequences without. Times are the worker's
+    monotonic clock."""
 
     step_id: StepId
     outputs: list[SampledTokens]

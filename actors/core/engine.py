@@ -120,8 +120,7 @@ class Engine:
         if number <= self.last_numbers.get(epoch, -1):
             return self._ignore()  # a key is never used twice
         self.last_numbers[epoch] = number
-        if event.key in self.tombstones:
-            del self.tombstones[event.key]
+        if self._exhume(event.key):
             return [RequestRejected(event.key, 499, "aborted", "the client gave the request up")]
         refusal = intake.refusal(event, self.config, len(self.requests))
         if refusal is not None:
@@ -197,21 +196,23 @@ class Engine:
             sequence = self.sequences.get(share.seq_id)
             if sequence is None or sequence.status is Status.FINISHED:
                 continue  # it ended after this step was sent: the token is dropped
+            sequence.num_open_steps -= 1
+            sequence.num_open_samples -= share.samples
+            failure = failures.get(share.seq_id, "")
+            if share.samples and not failure:
+                failure = self._fault(tokens.get(share.seq_id))
+            if failure:  # what the step wrote for it is worth nothing
+                emitted.append(self._fail(sequence, failure, effects))
+                continue
             self._commit(sequence, share)
             if share.samples:
-                failure = failures.get(share.seq_id) or self._fault(tokens.get(share.seq_id))
-                if failure:
-                    emitted.append(self._fail(sequence, failure, effects))
-                else:
-                    token = tokens[share.seq_id][0]
-                    emitted.append(self._put_out(sequence, token, effects))
+                token = tokens[share.seq_id][0]
+                emitted.append(self._put_out(sequence, token, effects))
             self._note_change(sequence)
         self.kv.pool.lift_fence(event.step_id)
         return effects if emitted else effects[1:]
 
     def _commit(self, sequence: Sequence, share: StepShare) -> None:
-        sequence.num_open_steps -= 1
-        sequence.num_open_samples -= share.samples
         if share.epoch != sequence.epoch:
             return  # preempted since: what was computed is gone, the token is not
         sequence.num_computed = share.end
@@ -290,6 +291,17 @@ class Engine:
         if len(self.tombstones) > self.config.max_in_flight:
             del self.tombstones[next(iter(self.tombstones))]
         return []
+
+    def _exhume(self, key: RequestKey) -> bool:
+        """Whether the request was aborted already. Tombstones of those before it are for requests
+        that were rejected on their way here: nobody will come for them."""
+        if not self.tombstones:
+            return False
+        was_aborted = key in self.tombstones
+        for other in list(self.tombstones):
+            if other.frontend_epoch == key.frontend_epoch and other.number <= key.number:
+                del self.tombstones[other]
+        return was_aborted
 
     def _stop_string_matched(self, event: StopStringMatched) -> list[Effect]:
         """The finish with the smallest output index wins, whichever became known first."""

@@ -99,21 +99,26 @@ class WorkerActor(Actor):
         self._pending.append((step, began_ns, pending))
 
     def _refuse(self, step: StepScheduled, began_ns: int, reason: str) -> None:
-        """The core waits for an answer to every step: its sequences fail, and it goes on."""
+        """The core waits for an answer to every step, in order: its sequences fail, all of them,
+        because none has its KV now."""
         self._num_malformed += 1
+        while self._pending:
+            self._send_first()
         print(f"worker: step {step.step_id} cannot be carried out: {reason}", file=sys.stderr)
         message = f"the worker refused step {step.step_id}: {reason}"
-        entries = [entry for entry in step.scheduled if entry.num_logits]
-        failures = [SequenceFailure(entry.seq_id, message) for entry in entries]
+        failures = [SequenceFailure(entry.seq_id, message) for entry in step.scheduled]
         self._complete(step, began_ns, [], failures)
 
     def _send_finished(self) -> None:
         while self._pending and self._pending[0][2].is_done():
-            step, began_ns, pending = self._pending.popleft()
-            output = pending.collect()
-            attachment = encode_logprobs(output.logprobs)
-            self._complete(step, began_ns, output.outputs, output.failures, attachment)
-            self._num_steps += 1
+            self._send_first()
+
+    def _send_first(self) -> None:
+        step, began_ns, pending = self._pending.popleft()
+        output = pending.collect()
+        attachment = encode_logprobs(output.logprobs)
+        self._complete(step, began_ns, output.outputs, output.failures, attachment)
+        self._num_steps += 1
 
     def _complete(
         self,

@@ -25,6 +25,7 @@ from tokenreel.messages.requests import AbortRequest, RequestAdmitted, RequestRe
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import (
     SampledTokens,
+    SequenceFailure,
     SequencePreempted,
     StepBegan,
     StepCompleted,
@@ -241,6 +242,14 @@ def test_b19_no_token_follows_an_abort() -> None:
     assert engine.kv.pool.num_available == engine.config.num_blocks
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+def test_b20_a_row_is_reused_while_a_step_of_its_last_owner_is_in_flight(depth: int) -> None:
+    """What a step brings is booked by sequence, never by whatever the row holds meanwhile."""
+    config = limits(max_num_seqs=1, pipeline_depth=depth)
+    transcript = play(config, *(request(3, 9, stop_after=2 + i % 3) for i in range(6)))
+    assert set(transcript.reasons.values()) == {STOP}
+
+
 @DEPTHS
 def test_b22_the_last_running_request_can_always_grow(depth: int) -> None:
     config = limits(num_blocks=6, block_size=1, max_model_len=6, pipeline_depth=depth)
@@ -330,6 +339,33 @@ def test_a_wrong_answer_of_the_worker_ends_one_sequence_only() -> None:
         FinishReason.ERROR,
     ]
     assert "outside the vocabulary" in emitted.sequences[1].error
+
+
+def test_a_chunk_that_failed_is_no_prefix_for_anybody() -> None:
+    config = limits(max_num_batched_tokens=8)
+    shared = {"prefix_group": 1, "num_shared_tokens": 12}
+    scenario = Scenario(config=config, requests=(request(12, 2, **shared),) * 2)
+    engine = Engine(config)
+    engine.apply(admit_of(scenario, 0))
+    engine.apply(StepBegan(StepId(1)))  # 8 of 12 tokens: no logits
+    refused = [SequenceFailure(SeqId(1), "the worker refused the step")]
+    (emitted, *_) = engine.apply(StepCompleted(StepId(1), [], 0, 0, refused))
+    assert isinstance(emitted, TokensEmitted)
+    assert emitted.sequences[0].finish_reason is FinishReason.ERROR
+    engine.apply(admit_of(scenario, 1))
+    (step,) = steps(engine.apply(StepBegan(StepId(2))))
+    assert step.added[0].block_ids == []
+
+
+def test_b16_tombstones_of_requests_that_never_come_go_with_the_next_that_does() -> None:
+    engine = Engine(limits())
+    scenario = Scenario(config=engine.config, requests=(request(4, 3),) * 3)
+    engine.apply(AbortRequest(RequestKey(1, 0)))
+    engine.apply(AbortRequest(RequestKey(1, 1)))
+    engine.apply(AbortRequest(RequestKey(2, 0)))
+    (admitted,) = engine.apply(admit_of(scenario, 2))
+    assert isinstance(admitted, RequestAdmitted)
+    assert list(engine.tombstones) == [RequestKey(2, 0)]
 
 
 def test_the_queue_is_bounded_and_says_so() -> None:
