@@ -72,9 +72,22 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)" if has_default else action.help or ""
 
 
+class NoHome(Exception):
+    """The user has no home directory, so the journal has no default place; one line."""
+
+
 def default_journal_dir() -> Path:
-    """Where a user's programs keep what outlives a run (XDG base directory specification)."""
-    state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """Where a user's programs keep what outlives a run (XDG base directory specification).
+
+    Raises NoHome.
+    """
+    try:
+        state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise NoHome(
+            "there is no home directory to keep journals in: name another place with "
+            "--journal-dir, or record nothing with --no-journal"
+        ) from None
     return Path(state_home) / "tokenreel" / "journals"
 
 
@@ -103,10 +116,13 @@ def make_parser() -> UpParser:
 
 
 def options_from(arguments: argparse.Namespace) -> EngineOptions:
-    """Every flag in its field; paths made absolute. Looks at no file."""
+    """Every flag in its field; paths made absolute. Looks at no file.
+
+    Raises NoHome if the journal's default place is asked for.
+    """
     model = Path(arguments.model) if arguments.model is not None else DEMO_MODEL
     default_name = model.resolve().name if arguments.model is not None else DEMO_MODEL_NAME
-    journal_dir = None if arguments.no_journal else arguments.journal_dir.absolute()
+    journal_dir = None if arguments.no_journal else arguments.journal_dir or default_journal_dir()
     template = arguments.chat_template
     return EngineOptions(
         model=str(model.absolute()),
@@ -130,7 +146,7 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
         enable_prefix_caching=arguments.enable_prefix_caching,
         scheduling_policy=arguments.scheduling_policy,
         pipeline_depth=arguments.pipeline_depth,
-        journal_dir=None if journal_dir is None else str(journal_dir),
+        journal_dir=None if journal_dir is None else str(journal_dir.absolute()),
         journal_sync=arguments.journal_sync,
         journal_max_bytes=arguments.journal_max_bytes,
         on_journal_error=arguments.on_journal_error,
@@ -308,9 +324,9 @@ def _add_journal_flags(parser: UpParser) -> None:
     add(
         "--journal-dir",
         type=Path,
-        default=default_journal_dir(),
         metavar="DIR",
-        help="each run gets a directory in it",
+        help="each run gets a directory in it; by default tokenreel/journals in $XDG_STATE_HOME, "
+        "or in ~/.local/state",
     )
     add("--no-journal", action="store_true", help="record nothing; the run cannot be replayed")
     add(

@@ -126,6 +126,19 @@ def test_journals_are_kept_where_a_users_state_belongs(monkeypatch: pytest.Monke
     assert default_journal_dir() == Path("/home/user/.local/state/tokenreel/journals")
 
 
+def test_without_a_home_journals_ask_for_a_place_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(nobody))
+    assert main([]) == 2
+    assert "--journal-dir" in capsys.readouterr().err
+    assert parse("--no-journal").journal_dir is None
+
+
 def test_the_api_key_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENREEL_API_KEY", "from outside")
     assert parse().api_key == "from outside"
