@@ -13,7 +13,12 @@ from tokenreel.actors.runtime.supervisor import Supervisor, SupervisorLimits
 from tokenreel.actors.runtime.topology import Topology
 from tokenreel.messages.options import EngineOptions
 from tokenreel.tools.up_checks import Unusable, check_files, has_chat_template, open_listener
-from tokenreel.tools.up_flags import USAGE_EXIT_CODE, NoHome, make_parser, options_from
+from tokenreel.tools.up_flags import (
+    USAGE_EXIT_CODE,
+    Misconfigured,
+    make_parser,
+    options_from,
+)
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
@@ -50,7 +55,7 @@ def _run(arguments: list[str] | None) -> int:
         options = options_from(parsed)
         check_files(options)
         listener = open_listener(options.host, options.port)
-    except (Unusable, NoHome) as problem:
+    except (Unusable, Misconfigured) as problem:
         console.complain(str(problem))
         return USAGE_EXIT_CODE
     # What the user asked for may have been "any port"; from here on it is a number.

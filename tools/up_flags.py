@@ -72,19 +72,19 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)" if has_default else action.help or ""
 
 
-class NoHome(Exception):
-    """The user has no home directory, so the journal has no default place; one line."""
+class Misconfigured(Exception):
+    """Something in the environment stands where a flag could: one line that says what to do."""
 
 
 def default_journal_dir() -> Path:
     """Where a user's programs keep what outlives a run (XDG base directory specification).
 
-    Raises NoHome.
+    Raises Misconfigured for a user without a home directory.
     """
     try:
         state_home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     except RuntimeError:
-        raise NoHome(
+        raise Misconfigured(
             "there is no home directory to keep journals in: name another place with "
             "--journal-dir, or record nothing with --no-journal"
         ) from None
@@ -102,6 +102,7 @@ def make_parser() -> UpParser:
     )
     parser.add_argument(
         "model",
+        type=_text,
         nargs="?",
         metavar="MODEL",
         help="Hugging Face model directory: config.json, tokenizer.json, *.safetensors",
@@ -118,7 +119,7 @@ def make_parser() -> UpParser:
 def options_from(arguments: argparse.Namespace) -> EngineOptions:
     """Every flag in its field; paths made absolute. Looks at no file.
 
-    Raises NoHome if the journal's default place is asked for.
+    Raises Misconfigured if the environment does not do.
     """
     model = Path(arguments.model) if arguments.model is not None else DEMO_MODEL
     default_name = model.resolve().name if arguments.model is not None else DEMO_MODEL_NAME
@@ -133,7 +134,7 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
         device=arguments.device,
         load_format=arguments.load_format,
         chat_template=None if template is None else str(template.absolute()),
-        api_key=arguments.api_key or os.environ.get(API_KEY_VARIABLE) or None,
+        api_key=arguments.api_key or _api_key_from_environment(),
         seed=arguments.seed,
         max_model_len=arguments.max_model_len,
         max_num_seqs=arguments.max_num_seqs,
@@ -156,12 +157,38 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
     )
 
 
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
+
+
+def _api_key(text: str) -> str:
+    """An empty key would serve everybody, one with spaces or controls could never be sent."""
+    if not text or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError("must be printable characters without spaces")
+    return text
+
+
+def _api_key_from_environment() -> str | None:
+    text = os.environ.get(API_KEY_VARIABLE)
+    try:
+        return None if text is None else _api_key(text)
+    except argparse.ArgumentTypeError as error:
+        raise Misconfigured(f"{API_KEY_VARIABLE} {error}; unset it to serve without one") from None
+
+
 def _add_model_flags(parser: UpParser) -> None:
     add = parser.add_argument_group(
         "model", "example: engine-up ~/models/Qwen3-0.6B --dtype bfloat16 --max-model-len 8192"
     ).add_argument
     add(
         "--served-model-name",
+        type=_text,
         metavar="NAME",
         help="the model's name in the API; by default the directory's own, "
         f"{DEMO_MODEL_NAME} for the demo model",
@@ -194,7 +221,7 @@ def _add_model_flags(parser: UpParser) -> None:
     )
     add(
         "--chat-template",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="a Jinja file to use instead of the model's own",
     )
@@ -225,6 +252,7 @@ def _add_http_flags(parser: UpParser) -> None:
     )
     add(
         "--api-key",
+        type=_api_key,
         metavar="KEY",
         help="clients must send it as a bearer token; safer in the environment variable "
         f"{API_KEY_VARIABLE}, because other users can list the arguments of processes",
@@ -323,7 +351,7 @@ def _add_journal_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--journal-dir",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="each run gets a directory in it; by default tokenreel/journals in $XDG_STATE_HOME, "
         "or in ~/.local/state",

@@ -101,6 +101,8 @@ class Child:
             return "was killed (SIGKILL): if it was not you, memory may have run out; see dmesg"
         if self.exit_code < 0:
             return f"was ended by {signal.Signals(-self.exit_code).name}"
+        if self.exit_code == 128 + signal.SIGTERM:
+            return "was ended by SIGTERM"
         return f"ended with exit code {self.exit_code} and gave no reason; see its output above"
 
     def _watch(self) -> None:

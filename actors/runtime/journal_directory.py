@@ -87,8 +87,10 @@ def make_room(journal_dir: Path, own_run: Path, max_bytes: int) -> int:
     """Delete until all journals together take at most `max_bytes` and are at most MAX_RUNS;
     returns the bytes that remain.
 
-    First finished runs, the longest untouched first, then the oldest segments of `own_run`. Other
-    live runs and the newest segment of `own_run` stay, even if that means to exceed the bound.
+    First the oldest segments of finished runs, the longest untouched run first: what is left of a
+    run replays from a snapshot, so the end of one that crashed a moment ago is the last to go. Then
+    the oldest segments of `own_run`. Other live runs and the newest segment of `own_run` stay, even
+    if that means to exceed the bound.
     """
     runs = _stored_runs(journal_dir)
     total = sum(run.num_bytes for run in runs)
@@ -96,9 +98,12 @@ def make_room(journal_dir: Path, own_run: Path, max_bytes: int) -> int:
     for run in runs:
         if total <= max_bytes and num_runs <= MAX_RUNS:
             return total
-        if run.path != own_run and (freed := _delete_finished(run)):
-            total -= freed
-            num_runs -= 1
+        if run.path == own_run:
+            continue
+        excess = run.num_bytes if num_runs > MAX_RUNS else total - max_bytes
+        freed = _delete_finished(run, excess)
+        total -= freed
+        num_runs -= freed == run.num_bytes
     for own in runs:
         if own.path == own_run:
             for segment, size in own.segments[:-1]:
@@ -136,17 +141,21 @@ def _stored_runs(journal_dir: Path) -> list[_StoredRun]:
     return sorted(runs)
 
 
-def _delete_finished(run: _StoredRun) -> int:
-    """Delete the segments of a run that nobody writes, and its directory if nothing else is there;
-    returns the bytes that this freed."""
+def _delete_finished(run: _StoredRun, excess: int) -> int:
+    """Delete the oldest segments of a run that nobody writes until `excess` bytes are freed, and
+    its directory if nothing else is there; returns the bytes that this freed."""
     try:
         lock = lock_run(run.path)
     except OSError:
         return 0
     if lock is None:
         return 0
+    freed = 0
     try:
-        freed = sum(_delete(path, size) for path, size in run.segments)
+        for path, size in run.segments:
+            if freed >= excess:
+                return freed
+            freed += _delete(path, size)
         (run.path / LOCK_NAME).unlink(missing_ok=True)
         run.path.rmdir()
     except OSError:  # the user keeps something of his own there

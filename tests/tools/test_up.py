@@ -139,9 +139,26 @@ def test_without_a_home_journals_ask_for_a_place_in_one_line(
     assert parse("--no-journal").journal_dir is None
 
 
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\nb"])
+def test_a_key_that_protects_nothing_or_cannot_be_sent_is_refused(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--api-key", key])
+    monkeypatch.setenv("TOKENREEL_API_KEY", key)
+    assert main([]) == 2
+    assert "TOKENREEL_API_KEY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--journal-dir", "--served-model-name", "--chat-template"])
+def test_an_empty_name_or_path_is_refused(flag: str) -> None:
+    with pytest.raises(SystemExit):
+        main([flag, ""])
+
+
 def test_the_api_key_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKENREEL_API_KEY", "from outside")
-    assert parse().api_key == "from outside"
+    monkeypatch.setenv("TOKENREEL_API_KEY", "from-outside")
+    assert parse().api_key == "from-outside"
     assert parse("--api-key", "given").api_key == "given"
 
 

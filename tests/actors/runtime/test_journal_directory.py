@@ -64,3 +64,12 @@ def test_the_number_of_finished_runs_is_bounded_too(tmp_path: Path) -> None:
     make_room(tmp_path, tmp_path / "run-0", 1 << 30)
     gone = [number for number in range(10) if not (tmp_path / f"run-{number}").exists()]
     assert gone == [1, 2, 3]
+
+
+def test_the_end_of_a_crashed_run_outlives_the_next_start(tmp_path: Path) -> None:
+    run = tmp_path / "crashed"
+    run.mkdir()
+    for number in range(8):
+        (run / f"engine-1-{number}.tkr").write_bytes(bytes(100))
+    assert make_room(tmp_path, tmp_path / "own", 650) == 600
+    assert [segment.number for segment in segments_of(run)] == [2, 3, 4, 5, 6, 7]
