@@ -13,7 +13,7 @@ MODEL = "tokenreel-demo"
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello!"}]
-API_KEY = "the right key"
+API_KEY = "the-right-key"
 MAX_BODY_BYTES = 65536
 
 
