@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -13,25 +11,20 @@ from tokenreel.actors.runtime.child import API_KEY_VARIABLE
 from tokenreel.actors.runtime.recorder import MIN_JOURNAL_BYTES
 from tokenreel.actors.runtime.supervisor import DEFAULT_START_TIMEOUT_S
 from tokenreel.messages.options import EngineOptions
+from tokenreel.tools import up_values as values
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 DEMO_MODEL_NAME = "tokenreel-demo"
 USAGE_EXIT_CODE = 2
 MAX_PIPELINE_DEPTH = 3
-MAX_BLOCK_SIZE = 1024
 MAX_SEED = (1 << 64) - 1
 MAX_NUM_SEQS = 8192
 MAX_BATCHED_TOKENS = 1 << 20
 MAX_QUEUED_REQS = 1 << 20
 MAX_BODY_BYTES = 48 << 20
 """What fits one frame between actors, with room for the rest of the request."""
-MAX_SECONDS = 86400
 MAX_NUM_BLOCKS = 1 << 24
 """What the core can keep count of in some two gigabytes."""
-MAX_SIZE = (1 << 63) - 1
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
-_SIZE_EXPONENTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 DESCRIPTION = """\
 Serve a language model over an OpenAI-compatible HTTP API, and keep a journal of every event that
@@ -41,8 +34,8 @@ Ctrl-C or SIGTERM lets running requests finish (--drain-timeout), once more stop
 """
 
 EPILOG = """\
-exit codes: 0 stopped as asked, 1 an actor failed or could not start, 2 a flag or the model
-directory is wrong, 128+N stopped at once by a second signal N.
+exit codes: 0 stopped as asked, 1 an actor failed or could not start, 2 a flag, the model directory,
+the journal directory or the port is wrong, 128+N stopped at once by a second signal N.
 """
 
 
@@ -102,7 +95,7 @@ def make_parser() -> UpParser:
     )
     parser.add_argument(
         "model",
-        type=_text,
+        type=values.text,
         nargs="?",
         metavar="MODEL",
         help="Hugging Face model directory: config.json, tokenizer.json, *.safetensors",
@@ -157,27 +150,10 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
     )
 
 
-def _text(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty")
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_text(text))
-
-
-def _api_key(text: str) -> str:
-    """An empty key would serve everybody, one with spaces or controls could never be sent."""
-    if not text or not text.isprintable() or " " in text:
-        raise argparse.ArgumentTypeError("must be printable characters without spaces")
-    return text
-
-
 def _api_key_from_environment() -> str | None:
     text = os.environ.get(API_KEY_VARIABLE)
     try:
-        return None if text is None else _api_key(text)
+        return None if text is None else values.api_key(text)
     except argparse.ArgumentTypeError as error:
         raise Misconfigured(f"{API_KEY_VARIABLE} {error}; unset it to serve without one") from None
 
@@ -188,7 +164,7 @@ def _add_model_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--served-model-name",
-        type=_text,
+        type=values.text,
         metavar="NAME",
         help="the model's name in the API; by default the directory's own, "
         f"{DEMO_MODEL_NAME} for the demo model",
@@ -214,20 +190,20 @@ def _add_model_flags(parser: UpParser) -> None:
     )
     add(
         "--max-model-len",
-        type=_integer(1),
+        type=values.integer(1),
         metavar="TOKENS",
         help="prompt and output of one sequence together; by default what the model was made "
         "for, lowered to what the KV cache holds",
     )
     add(
         "--chat-template",
-        type=_path,
+        type=values.path,
         metavar="FILE",
         help="a Jinja file to use instead of the model's own",
     )
     add(
         "--seed",
-        type=_integer(0, MAX_SEED),
+        type=values.integer(0, MAX_SEED),
         default=0,
         metavar="N",
         help="of the seeds drawn for requests that bring none, and of dummy weights",
@@ -246,20 +222,20 @@ def _add_http_flags(parser: UpParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every network")
     add(
         "--port",
-        type=_integer(0, 65535),
+        type=values.integer(0, 65535),
         default=8000,
         help="0: any free one; the address is printed",
     )
     add(
         "--api-key",
-        type=_api_key,
+        type=values.api_key,
         metavar="KEY",
         help="clients must send it as a bearer token; safer in the environment variable "
         f"{API_KEY_VARIABLE}, because other users can list the arguments of processes",
     )
     add(
         "--max-body-bytes",
-        type=_size(1024, MAX_BODY_BYTES),
+        type=values.size(1024, MAX_BODY_BYTES),
         default="8M",
         metavar="SIZE",
         help="of one HTTP request",
@@ -272,21 +248,21 @@ def _add_scheduling_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--max-num-seqs",
-        type=_integer(1, MAX_NUM_SEQS),
+        type=values.integer(1, MAX_NUM_SEQS),
         default=256,
         metavar="N",
         help="sequences running at once",
     )
     add(
         "--max-num-batched-tokens",
-        type=_integer(1, MAX_BATCHED_TOKENS),
+        type=values.integer(1, MAX_BATCHED_TOKENS),
         default=2048,
         metavar="TOKENS",
         help="computed in one step, prompts and outputs together; longer prompts take several",
     )
     add(
         "--max-num-queued-reqs",
-        type=_integer(0, MAX_QUEUED_REQS),
+        type=values.integer(0, MAX_QUEUED_REQS),
         default=1024,
         metavar="N",
         help="requests taken in beyond those that can run; more get 429 with Retry-After",
@@ -300,7 +276,7 @@ def _add_scheduling_flags(parser: UpParser) -> None:
     )
     add(
         "--pipeline-depth",
-        type=_integer(1, MAX_PIPELINE_DEPTH),
+        type=values.integer(1, MAX_PIPELINE_DEPTH),
         default=2,
         metavar="STEPS",
         help="steps decided before the first of them has come back, 1 to 3",
@@ -313,29 +289,29 @@ def _add_memory_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--kv-cache-memory-bytes",
-        type=_size(1),
+        type=values.size(1),
         metavar="SIZE",
         help="K, M, G or T may follow, powers of 1024; by default a share of what is free",
     )
     add(
         "--num-gpu-blocks-override",
-        type=_integer(1, MAX_NUM_BLOCKS),
+        type=values.integer(1, MAX_NUM_BLOCKS),
         metavar="BLOCKS",
         help="so many blocks, whatever the memory, on a CPU too; for tests",
     )
     add(
         "--gpu-memory-utilization",
-        type=_fraction,
+        type=values.fraction,
         default=0.9,
         metavar="SHARE",
         help="of the GPU's memory, weights and KV cache together, above 0 up to 1",
     )
     add(
         "--block-size",
-        type=_block_size,
+        type=values.block_size,
         default=16,
         metavar="TOKENS",
-        help=f"in one KV block: a power of two up to {MAX_BLOCK_SIZE}",
+        help=f"in one KV block: a power of two up to {values.MAX_BLOCK_SIZE}",
     )
     add(
         "--enable-prefix-caching",
@@ -351,7 +327,7 @@ def _add_journal_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--journal-dir",
-        type=_path,
+        type=values.path,
         metavar="DIR",
         help="each run gets a directory in it; by default tokenreel/journals in $XDG_STATE_HOME, "
         "or in ~/.local/state",
@@ -359,7 +335,7 @@ def _add_journal_flags(parser: UpParser) -> None:
     add("--no-journal", action="store_true", help="record nothing; the run cannot be replayed")
     add(
         "--journal-max-bytes",
-        type=_size(MIN_JOURNAL_BYTES),
+        type=values.size(MIN_JOURNAL_BYTES),
         default="1G",
         metavar="SIZE",
         help="of all journals in the directory; the oldest finished ones go first",
@@ -385,75 +361,16 @@ def _add_lifetime_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--start-timeout",
-        type=_seconds,
+        type=values.seconds,
         default=f"{DEFAULT_START_TIMEOUT_S:g}",
         metavar="SECONDS",
         help="to load the model, or give up",
     )
     add(
         "--drain-timeout",
-        type=_seconds,
+        type=values.seconds,
         default="30",
         metavar="SECONDS",
         help="that running requests have to finish once asked to stop; later ones are cut short",
     )
     add("--version", action="version", version=f"tokenreel {version('tokenreel')}")
-
-
-def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        return _within(value, minimum, maximum)
-
-    return parse
-
-
-def _size(minimum: int, maximum: int = MAX_SIZE) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        match = _SIZE.fullmatch(text.strip())
-        if match is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 512M or 2.5G")
-        number, unit = match.groups()
-        value = float(number) * (1 << _SIZE_EXPONENTS[unit.upper()])
-        return _within(int(min(value, 2.0 * MAX_SIZE)), minimum, maximum)
-
-    return parse
-
-
-def _within(value: int, minimum: int, maximum: int | None) -> int:
-    if value < minimum:
-        raise argparse.ArgumentTypeError(f"{value} is too small (at least {minimum})")
-    if maximum is not None and value > maximum:
-        raise argparse.ArgumentTypeError(f"{value} is too large (at most {maximum})")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_SECONDS} seconds")
-    return value
-
-
-def _block_size(text: str) -> int:
-    value = _integer(1, MAX_BLOCK_SIZE)(text)
-    if value & (value - 1):
-        raise argparse.ArgumentTypeError(f"{value} is not a power of two")
-    return value
