@@ -11,7 +11,7 @@ from tokenreel.frontend.app import make_app
 from tokenreel.frontend.engine_client import EngineClient
 from tokenreel.frontend.http_server import HttpServer
 from tokenreel.messages.codec import MalformedMessage, decode, encode
-from tokenreel.messages.lifecycle import Drained
+from tokenreel.messages.lifecycle import Drained, Serving, SystemReady
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.requests import AbortRequest, SubmitRequest
 
@@ -49,6 +49,8 @@ class FrontendActor(Actor):
                 self.num_malformed += 1
                 continue
             self.engine.on_message(message)
+            if isinstance(message, SystemReady):
+                self.runtime.outboxes[SUPERVISOR].send(encode(Serving()))
         if self.engine.facts is not None:
             self._tell_when_ready()
 

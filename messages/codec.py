@@ -13,6 +13,7 @@ from tokenreel.messages.lifecycle import (
     Drained,
     DrainRequested,
     EngineFacts,
+    Serving,
     Shutdown,
     SystemReady,
     WorkerReady,
@@ -63,6 +64,7 @@ Lifecycle = (
     | ActorReady
     | ActorFailed
     | SystemReady
+    | Serving
     | DrainRequested
     | Drained
     | ActorDied

@@ -78,3 +78,7 @@ class ActorDied(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=72):
 
 class Shutdown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=73):
     """supervisor -> any actor: leave now, tidily, with exit code 0."""
+
+
+class Serving(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=74):
+    """frontend -> supervisor, the answer to `SystemReady`: /health says so now."""

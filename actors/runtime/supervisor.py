@@ -29,6 +29,7 @@ from tokenreel.messages.lifecycle import (
     ActorReady,
     Drained,
     DrainRequested,
+    Serving,
     Shutdown,
     SystemReady,
 )
@@ -40,6 +41,8 @@ END_STREAMS_S = 2.0
 """For the frontend to tell its clients that an actor died."""
 LAST_WORDS_S = 0.5
 """For the reason of an actor that has ended to arrive."""
+SERVING_S = 5.0
+"""For the frontend to take notice that everybody is ready."""
 SHUTDOWN_S = 5.0
 """For an actor to leave by itself; then it is killed."""
 KILLED_S = 5.0
@@ -80,6 +83,7 @@ class Supervisor:
         self._reasons: dict[str, str] = {}
         self._trouble: str | None = None
         """The first role that failed or ended while it should not."""
+        self._is_serving = False
         self._drained: Drained | None = None
         self._signals: list[signal.Signals] = []
         self._is_late = False
@@ -129,6 +133,8 @@ class Supervisor:
 
     async def _serve(self) -> None:
         self._tell(FRONTEND, SystemReady())
+        # Nobody is told that it serves before it does.
+        await self._until(lambda: self._is_serving or self._is_disturbed(), SERVING_S)
         for line in self._announcement:
             self._console.say(line)
         await self._until(self._is_disturbed)
@@ -259,6 +265,8 @@ class Supervisor:
                     self._console.complain(f"{role} failed while it was leaving: {reason}")
                 elif self._trouble is None:
                     self._trouble = role
+            case Serving() if role == FRONTEND:
+                self._is_serving = True
             case Drained() if role == FRONTEND:
                 self._drained = message
 

@@ -20,7 +20,14 @@ from tokenreel.actors.runtime.topology import Topology, identity
 from tokenreel.frontend.process import FrontendActor
 from tokenreel.messages.codec import Message, decode, encode
 from tokenreel.messages.ids import RequestKey, SeqId
-from tokenreel.messages.lifecycle import ActorFailed, ActorReady, Drained, EngineFacts, SystemReady
+from tokenreel.messages.lifecycle import (
+    ActorFailed,
+    ActorReady,
+    Drained,
+    EngineFacts,
+    Serving,
+    SystemReady,
+)
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.outputs import TextChunk, TextEmitted, TokenLogprob
 from tokenreel.messages.requests import (
@@ -77,6 +84,7 @@ class ScriptedEngine:
         self.aborted: asyncio.Queue[RequestKey] = asyncio.Queue()
         self.drained: asyncio.Queue[int] = asyncio.Queue()
         self.ready: asyncio.Queue[ActorReady] = asyncio.Queue()
+        self.serving: asyncio.Queue[Serving] = asyncio.Queue()
         self.failed: asyncio.Queue[ActorFailed] = asyncio.Queue()
         self.answers: Callable[[SubmitRequest], None] | None = self.complete
         self._progress: dict[tuple[RequestKey, int], list[int]] = {}
@@ -157,6 +165,8 @@ class ScriptedEngine:
                     self.drained.put_nowait(num_cut_short)
                 case ActorReady() as ready:
                     self.ready.put_nowait(ready)
+                case Serving() as serving:
+                    self.serving.put_nowait(serving)
                 case ActorFailed() as failed:
                     self.failed.put_nowait(failed)
                 case message:
@@ -230,6 +240,7 @@ class RunningFrontend(RemoteFrontend):
         await self.announce()
         await asyncio.wait_for(self.engine.ready.get(), WAIT_S)
         await self.state("ready")
+        await asyncio.wait_for(self.engine.serving.get(), WAIT_S)
 
     async def state(self, state: str) -> None:
         """Wait until the frontend is in `state`."""

@@ -20,7 +20,13 @@ from tokenreel.actors.runtime.run_directory import RunDirectory
 from tokenreel.actors.runtime.supervisor import Supervisor, SupervisorLimits
 from tokenreel.actors.runtime.topology import Topology
 from tokenreel.messages.codec import decode, encode
-from tokenreel.messages.lifecycle import ActorDied, Drained, DrainRequested
+from tokenreel.messages.lifecycle import (
+    ActorDied,
+    Drained,
+    DrainRequested,
+    Serving,
+    SystemReady,
+)
 from tokenreel.messages.options import EngineOptions
 
 TINY_ROLES = ("frontend", "engine_core", "worker")
@@ -55,6 +61,8 @@ class TinyActor(Actor):
             self._note(type(message).__name__)
             if self.behaviour == "fail later":
                 raise ValueError("broke on a message")
+            if isinstance(message, SystemReady):
+                self.runtime.outboxes["supervisor"].send(encode(Serving()))
             if isinstance(message, DrainRequested | ActorDied) and self.behaviour != "deaf":
                 num_cut_short = 2 if self.behaviour == "cut short" else 0
                 self.runtime.outboxes["supervisor"].send(encode(Drained(num_cut_short)))
