@@ -173,14 +173,18 @@ class Supervisor:
 
     async def _stop(self) -> None:
         self._is_stopping = True
+        if not self._is_hurried():
+            self._ask_to_leave()
+        await self._until(lambda: self._all_ended() or self._is_hurried(), self._limits.shutdown_s)
+        await self._kill()
+
+    def _ask_to_leave(self) -> None:
         for role, child in self._children.items():
             # One that is still loading does not look at its inbox.
             if role in self._ready:
                 self._tell(role, Shutdown())
             else:
                 child.terminate()
-        await self._until(lambda: self._all_ended() or self._is_hurried(), self._limits.shutdown_s)
-        await self._kill()
 
     async def _kill(self) -> None:
         for role, child in self._children.items():
