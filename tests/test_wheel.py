@@ -62,7 +62,7 @@ def test_an_installed_wheel_runs_its_commands(wheel: Path, tmp_path: Path) -> No
         f"sys.path.insert(0, {str(site)!r})\n"
         # An editable install beside it must not answer for the wheel.
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
-        "import tokenreel.tools.up as up, tokenreel.tools.replay as replay\n"
+        "import tokenreel.tools.up as up, tokenreel.tools.replay.cli as replay\n"
         f"assert up.__file__.startswith({str(site)!r}), up.__file__\n"
         "assert 'torch' not in sys.modules\n"
         "sys.argv = ['engine-up', '--help']\n"

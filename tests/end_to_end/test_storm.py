@@ -243,7 +243,7 @@ def test_the_captured_run_verifies_under_any_hash_seed(storm: Storm, hash_seed: 
 def test_verifying_needs_neither_torch_nor_sockets(storm: Storm) -> None:
     code = (
         "import sys\n"
-        "from tokenreel.tools.replay import main\n"
+        "from tokenreel.tools.replay.cli import main\n"
         f"exit_code = main(['verify', {str(storm.engine.journal)!r}])\n"
         "assert not {'torch', 'zmq', 'numpy', 'transformers'} & set(sys.modules)\n"
         "sys.exit(exit_code)"

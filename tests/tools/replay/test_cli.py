@@ -8,82 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from capturing import CONFIG, capture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack, structs
 
-from tokenreel.actors.core.config import LOGIC_VERSION, CoreConfig
-from tokenreel.actors.core.engine import Engine
-from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest
+from tokenreel.actors.core.config import LOGIC_VERSION
 from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
-from tokenreel.messages.codec import CoreEvent, Effect, decode, encode, tag_of
+from tokenreel.messages.codec import decode, encode
 from tokenreel.messages.journal import EFFECT, IGNORABLE, INPUT
 from tokenreel.messages.journal_reader import SegmentReader
-from tokenreel.messages.steps import SampledTokens, StepCompleted, StepDecided, StepScheduled
-from tokenreel.tools.replay import (
+from tokenreel.messages.steps import StepDecided
+from tokenreel.tools.replay.cli import main
+from tokenreel.tools.replay.exit_codes import (
     EXIT_DAMAGED,
     EXIT_DIVERGED,
-    EXIT_EQUAL,
     EXIT_MISSING,
+    EXIT_OK,
     EXIT_USAGE,
-    main,
 )
-
-CONFIG = CoreConfig(
-    num_blocks=16,
-    block_size=4,
-    max_model_len=64,
-    max_num_seqs=6,
-    max_num_batched_tokens=24,
-    max_in_flight=64,
-    vocab_size=100,
-)
-REQUESTS = tuple(
-    ScenarioRequest(
-        num_prompt_tokens=5 + 3 * (number % 7),
-        max_tokens=10 + number % 25,
-        arrival=number // 2,
-        n=2 if number % 5 == 0 else 1,
-        prefix_group=number % 3,
-        num_shared_tokens=9,
-        abort_turn=number if number % 8 == 3 else None,
-        stop_after=3 if number % 6 == 1 else None,
-    )
-    for number in range(40)
-)
-
-
-class CountingWorker:
-    def complete(self, step: StepScheduled) -> StepCompleted:
-        outputs = [
-            SampledTokens(share.seq_id, [(share.seq_id * 31 + share.start) % 100])
-            for share in step.scheduled
-            if share.num_logits
-        ]
-        return StepCompleted(step.step_id, outputs, step.step_id, step.step_id + 1)
-
-
-def capture(directory: Path, events_per_segment: int = 10**9) -> Path:
-    """A run with concurrency, preemption, prefix hits, aborts and stop strings."""
-    meta = describe_run(CONFIG, LOGIC_VERSION)
-    recorder = Recorder.create(directory, meta, sync="none")
-    num_events = 0
-
-    def record(engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
-        nonlocal num_events
-        num_events += 1
-        recorder.append(tag_of(event), INPUT, encode(event), 1000 * num_events)
-        for effect in effects:
-            recorder.append(tag_of(effect), EFFECT, encode(effect), 1000 * num_events)
-        recorder.commit()
-        if num_events % events_per_segment == 0:
-            recorder.rotate(engine.snapshot())
-
-    player = Player(Scenario(config=CONFIG, requests=REQUESTS), CountingWorker(), record)
-    assert player.play().num_preemptions > 0
-    recorder.close()
-    return recorder.run_dir
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +43,7 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_real_core_replays_without_a_difference(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", "--json", str(run)]) == EXIT_EQUAL
+    assert main(["verify", "--json", str(run)]) == EXIT_OK
     report = json.loads(capsys.readouterr().out)
     assert report["outcome"] == "equal" and report["has_ended"]
     assert report["source_hash"]["recorded"] == report["source_hash"]["running"]
@@ -110,17 +54,17 @@ def test_the_real_core_replays_without_a_difference(
 def test_every_snapshot_is_what_the_replay_has_arrived_at_and_a_place_to_start(
     segmented: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(segmented)]) == EXIT_EQUAL
+    assert main(["verify", str(segmented)]) == EXIT_OK
     segments = sorted(segmented.glob("*.tkr"), key=lambda path: int(path.stem.split("-")[2]))
     assert len(segments) > 3
     for segment in segments:
-        assert main(["verify", str(segment)]) == EXIT_EQUAL, segment.name
+        assert main(["verify", str(segment)]) == EXIT_OK, segment.name
     capsys.readouterr()
 
 
 VERIFY_AND_TELL = """
 import json, sys
-from tokenreel.tools.replay import main
+from tokenreel.tools.replay.cli import main
 code = main(["verify", sys.argv[1]])
 print(json.dumps({"code": code, "modules": sorted(sys.modules)}))
 """
@@ -137,7 +81,7 @@ def test_it_runs_without_torch_and_sockets_under_any_hash_seed(run: Path, hash_s
         check=True,
     )
     told = json.loads(finished.stdout.splitlines()[-1])
-    assert told["code"] == EXIT_EQUAL
+    assert told["code"] == EXIT_OK
     strangers = {"torch", "transformers", "zmq", "numpy", "uvloop", "tokenizers", "starlette"}
     assert not strangers & {name.split(".")[0] for name in told["modules"]}
 
@@ -145,7 +89,7 @@ def test_it_runs_without_torch_and_sockets_under_any_hash_seed(run: Path, hash_s
 def test_the_module_is_a_command(run: Path) -> None:
     command = [sys.executable, "-P", "-m", "tokenreel.tools.replay", "verify", str(run)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == EXIT_EQUAL
+    assert finished.returncode == EXIT_OK
     assert finished.stdout.startswith("equal: every effect and every step's digest")
     assert finished.stderr == ""
 
@@ -224,7 +168,7 @@ def test_a_run_that_is_still_written_is_verified_as_far_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = Recorder.create(tmp_path, describe_run(CONFIG, LOGIC_VERSION), sync="none")
-    assert main(["verify", str(recorder.run_dir)]) == EXIT_EQUAL
+    assert main(["verify", str(recorder.run_dir)]) == EXIT_OK
     assert "the run is still going on" in capsys.readouterr().out
     recorder.close()
 
@@ -276,7 +220,7 @@ def test_damage_to_a_file_never_ends_in_a_traceback_or_a_wrong_answer(
         assert captured.err.startswith("engine-replay: damaged journal: engine-1-")
         assert ", offset " in captured.err and captured.err.count("\n") == 1
     else:  # a torn tail at the end, or a first segment that might have been dropped for room
-        assert exit_code == EXIT_EQUAL
+        assert exit_code == EXIT_OK
         assert "note" in captured.out
 
 
@@ -323,5 +267,5 @@ def test_records_of_any_content_get_a_verdict_or_a_refusal(
     recorder.close()
     exit_code = main(["verify", "--once", str(recorder.run_dir)])
     captured = capsys.readouterr()
-    assert exit_code in (EXIT_EQUAL, EXIT_DIVERGED, EXIT_DAMAGED), captured.err
+    assert exit_code in (EXIT_OK, EXIT_DIVERGED, EXIT_DAMAGED), captured.err
     assert captured.err.count("\n") == (exit_code == EXIT_DAMAGED)

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from tokenreel.messages.journal_meta import Meta
-from tokenreel.tools.replay_blame import blame
-from tokenreel.tools.replay_verify import CoreCode, Totals, Verdict
+from tokenreel.tools.replay.blame import blame
+from tokenreel.tools.replay.core_code import CoreCode
+from tokenreel.tools.replay.verify import Totals, Verdict
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from tokenreel.tools.replay_journal import Journal
-from tokenreel.tools.replay_verify import Divergence, Verdict
+from tokenreel.tools.replay.journal import Journal
+from tokenreel.tools.replay.verify import Divergence, Verdict
 
 
 def as_text(journal: Journal, verdict: Verdict, blame: str | None) -> str:

@@ -36,10 +36,12 @@ from tokenreel.messages.steps import (
     StepScheduled,
     Unscheduled,
 )
-from tokenreel.tools.replay import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_EQUAL, main
-from tokenreel.tools.replay_journal import open_journal
-from tokenreel.tools.replay_report import as_text
-from tokenreel.tools.replay_verify import CoreCode, Verdict, verify
+from tokenreel.tools.replay.cli import main
+from tokenreel.tools.replay.core_code import CoreCode
+from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
+from tokenreel.tools.replay.journal import open_journal
+from tokenreel.tools.replay.report import as_text
+from tokenreel.tools.replay.verify import Verdict, verify
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -271,7 +273,7 @@ def test_a_recorded_failure_of_the_core_is_reproduced(
     verdict = verdict_on(run)
     assert verdict.divergence is None
     assert verdict.reproduced is not None
-    assert main(["verify", str(run)], code_of(SmallCore)) == EXIT_EQUAL
+    assert main(["verify", str(run)], code_of(SmallCore)) == EXIT_OK
     output = capsys.readouterr().out
     assert output.startswith("reproduced CoreFailed: LookupError: no request 13\n")
     assert "Traceback: as then" in output
@@ -360,7 +362,7 @@ def test_the_report_names_both_versions_of_the_code(
 
 def test_json_tells_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = captured(tmp_path)
-    assert main(["verify", "--json", str(run)], code_of(SmallCore)) == EXIT_EQUAL
+    assert main(["verify", "--json", str(run)], code_of(SmallCore)) == EXIT_OK
     equal = json.loads(capsys.readouterr().out)
     assert (equal["outcome"], equal["divergence"], equal["has_ended"]) == ("equal", None, True)
     assert equal["totals"]["num_steps"] == 5
@@ -380,7 +382,7 @@ def test_a_torn_tail_is_left_out_and_said(
     begins = records_of(run)[-4].offset
     for length in range(begins, len(data)):
         path.write_bytes(data[:length])
-        assert main(["verify", str(run)], code_of(SmallCore)) == EXIT_EQUAL
+        assert main(["verify", str(run)], code_of(SmallCore)) == EXIT_OK
         text = capsys.readouterr().out
         assert "did not end tidily" in text
     path.write_bytes(data[:-1])

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -33,28 +33,9 @@ from tokenreel.messages.journal_meta import (
 )
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
-from tokenreel.tools.replay_difference import ABSENT, Difference, first_difference
-from tokenreel.tools.replay_journal import Journal, read_records
-
-
-class Core(Protocol):
-    """What verify asks of an engine core."""
-
-    def apply(self, event: CoreEvent) -> list[Effect]: ...
-
-    def snapshot(self) -> bytes: ...
-
-
-class CoreCode(NamedTuple):
-    """The code that is asked whether it decides alike. `configuration` is the struct type that
-    META's configuration is read into; `create` and `restore` build a core from one."""
-
-    configuration: type[msgspec.Struct]
-    create: Callable[[Any], Core]
-    restore: Callable[[Any, bytes], Core]
-    components: tuple[str, ...]
-    logic_version: int
-    source_hash: bytes
+from tokenreel.tools.replay.core_code import Core, CoreCode
+from tokenreel.tools.replay.difference import ABSENT, Difference, first_difference
+from tokenreel.tools.replay.journal import Journal, read_records
 
 
 class Divergence(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 
 from tokenreel.messages.ids import Row, SeqId, StepId
 from tokenreel.messages.steps import ScheduledSequence, StepScheduled
-from tokenreel.tools.replay_difference import ABSENT, Difference, first_difference
+from tokenreel.tools.replay.difference import ABSENT, Difference, first_difference
 
 
 def step(num_tokens: int = 1, rows: tuple[int, ...] = ()) -> StepScheduled:

@@ -1,5 +1,6 @@
 """Opens a captured journal for reading: all of it is checked before anything is believed."""
 
+import argparse
 import os
 import stat
 from collections.abc import Iterator
@@ -46,6 +47,16 @@ class Journal(NamedTuple):
     def span_ns(self) -> int:
         """From the start of the first segment to the last record."""
         return max(0, self.segments[-1].last_t_ns - self.segments[0].header.monotonic_ns)
+
+
+def add_journal_argument(parser: argparse.ArgumentParser) -> None:
+    """As every verb takes it: `options.journal`."""
+    parser.add_argument(
+        "journal",
+        type=Path,
+        metavar="JOURNAL",
+        help="a run's directory, <journal-dir>/<run-id>, or one segment file of it",
+    )
 
 
 def open_journal(path: Path) -> Journal:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenreel.tools.replay_verify import Verdict
+from tokenreel.tools.replay.verify import Verdict
 
 HASH_SEEDS = ("1", "2")
 SECOND_OPINION_TIMEOUT_S = 600

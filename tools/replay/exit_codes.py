@@ -1,0 +1,19 @@
+"""What the exit code of `engine-replay` says. From 64 on they are those of BSD's sysexits."""
+
+EXIT_OK = 0
+EXIT_DIVERGED = 3
+EXIT_USAGE = 64
+EXIT_DAMAGED = 65
+EXIT_MISSING = 66
+EXIT_FAULT = 70
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\
+exit codes:
+  0    done; for verify: the code decides as it did then
+  3    verify: the code does not
+  64   wrong usage
+  65   the journal is damaged; the line names segment and offset
+  66   there is no journal there, or it cannot be read
+  70   a fault of this tool
+  130  interrupted"""
