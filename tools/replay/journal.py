@@ -3,7 +3,7 @@
 import argparse
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +59,14 @@ def add_journal_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_journal(path: Path) -> Journal:
-    """The run in the directory `path`, or the one segment that it names.
+def check_file(path: Path) -> SegmentSummary:
+    """Reads all of a segment file. Raises JournalDamaged, JournalMissing or OSError."""
+    return check_segment(read_file(path), path.name)
+
+
+def open_journal(path: Path, check: Callable[[Path], SegmentSummary] = check_file) -> Journal:
+    """The run in the directory `path`, or the one segment that it names. `check` reads a segment
+    file, or knows already what a read of it found.
 
     Raises JournalMissing, and JournalDamaged as `messages.journal_reader` tells.
     """
@@ -73,7 +79,7 @@ def open_journal(path: Path) -> Journal:
         if not files:
             raise JournalMissing(_no_segments(path))
         live = is_live(directory)
-        segments, notes = _check_files(files)
+        segments, notes = _check_files(files, check)
     except OSError as error:
         place = error.filename or path
         raise JournalMissing(f"cannot read {place}: {error.strerror}") from error
@@ -84,23 +90,25 @@ def read_records(journal: Journal) -> Iterator[tuple[SegmentHeader, str, Iterato
     """Per segment its header, its name and its committed records."""
     for segment in journal.segments:
         try:
-            data = _read_file(journal.directory / segment.name, segment.committed_length)
+            data = read_file(journal.directory / segment.name, segment.committed_length)
         except OSError as error:
             raise JournalMissing(f"cannot read {segment.name}: {error.strerror}") from error
         reader = SegmentReader(data, segment.name)
         yield reader.header, segment.name, iter(reader)
 
 
-def _check_files(files: list[Path]) -> tuple[list[SegmentSummary], list[str]]:
+def _check_files(
+    files: list[Path], check: Callable[[Path], SegmentSummary]
+) -> tuple[list[SegmentSummary], list[str]]:
     segments: list[SegmentSummary] = []
     notes: list[str] = []
     for path in files:
-        data = _read_file(path, MAX_SEGMENT_BYTES)
         is_last = path == files[-1]
-        if is_last and segments and len(data) < HEADER_BYTES:
-            notes.append(_torn_note(path.name, TornTail(0, len(data))))
+        num_bytes = path.stat().st_size
+        if is_last and segments and num_bytes < HEADER_BYTES:
+            notes.append(_torn_note(path.name, TornTail(0, num_bytes)))
             break
-        segment = check_segment(data, path.name)
+        segment = check(path)
         if segment.torn is not None:
             notes.append(_torn_note(segment.name, segment.torn))
         if segment.num_records == 0:
@@ -140,7 +148,7 @@ def _no_segments(path: Path) -> str:
     return f"{path} holds no journal segments (engine-*.tkr)"
 
 
-def _read_file(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int = MAX_SEGMENT_BYTES) -> bytes:
     """At most `max_bytes` of a regular file; a longer one than a segment may be is refused."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
