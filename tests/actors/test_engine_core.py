@@ -27,7 +27,7 @@ from tokenreel.messages.requests import (
 )
 from tokenreel.messages.sampling import FinishReason, SamplingParams, StoppingParams, TextParams
 from tokenreel.messages.steps import SampledTokens, StepCompleted, StepScheduled
-from tokenreel.tools import replay
+from tokenreel.tools.replay import cli as replay
 
 Connect = Callable[..., Any]
 WORKER_READY = WorkerReady(8, 4, 100, 50, b"m" * 16, "cpu", "float32")
