@@ -88,13 +88,20 @@ class Generation:
         except EngineError as error:
             raise to_api_error(error) from None
         answer = self._answer_type(
-            os.urandom(12).hex(),
+            _answer_id(call),
             self._clock.wall_ns() // 1_000_000_000,
             self._options.served_model_name,
             has_logprobs=request.options.num_logprobs >= 0,
             include_usage=request.include_usage,
         )
         return call, answer
+
+
+def _answer_id(call: EngineCall) -> str:
+    """Unique, and with the key under which the journal knows the request: the first one, if the
+    call has several prompts; theirs count up from it."""
+    epoch, number = call.requests[0].key
+    return f"{epoch}.{number}-{os.urandom(8).hex()}"
 
 
 async def _finish(call: EngineCall, answer: Answer, send: Send) -> None:

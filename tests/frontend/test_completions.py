@@ -1,6 +1,7 @@
 """POST /v1/completions over a real socket: OpenAI's shapes, whole and streamed."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ async def test_a_whole_answer_has_openais_shape(frontend: Any) -> None:
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     body = response.json()
-    assert body.pop("id").startswith("cmpl-")
+    assert re.fullmatch(r"cmpl-\d+\.\d+-[0-9a-f]{16}", body.pop("id"))
     assert isinstance(body.pop("created"), int)
     assert body == {
         "object": "text_completion",
