@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
+from tokenreel.tools.replay.divergence import Divergence
 from tokenreel.tools.replay.journal import Journal
-from tokenreel.tools.replay.verify import Divergence, Verdict
+from tokenreel.tools.replay.verify import Verdict
 
 
 def as_text(journal: Journal, verdict: Verdict, blame: str | None) -> str:
@@ -30,7 +31,7 @@ def as_json(journal: Journal, verdict: Verdict, blame: str | None) -> str:
         "path": str(journal.path),
         "has_ended": journal.has_ended,
         "is_live": journal.is_live,
-        "divergence": verdict.divergence and verdict.divergence._asdict(),
+        "divergence": verdict.divergence and msgspec.structs.asdict(verdict.divergence),
         "reproduced": verdict.reproduced and msgspec.structs.asdict(verdict.reproduced),
         "blame": blame,
         "source_hash": {"recorded": meta.source_hash.hex(), "running": code.source_hash.hex()},
@@ -64,7 +65,7 @@ def _divergence_lines(divergence: Divergence) -> list[str]:
     rows = [
         ("at", f"seq {divergence.seq}, {divergence.segment}, offset {divergence.offset}"),
         ("step", f"{divergence.step} (the last one that agreed: {divergence.last_step_agreed})"),
-        ("input", divergence.cause),
+        ("input", divergence.input),
         ("difference", divergence.path),
         ("recorded", divergence.recorded),
         ("replayed", divergence.replayed),

@@ -1,60 +1,53 @@
-"""Re-executes a journal: does this code decide as it did then? Stops at the first difference."""
+"""Re-executes a journal: does this code decide as it did then? Every effect is compared, and every
+step's digest. What a difference means is told elsewhere (`explanation`, `blame`, `report`)."""
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator
+from itertools import islice, takewhile
+from typing import NamedTuple
 
 import msgspec
 
-from tokenreel.messages.codec import CoreEvent, Effect, MalformedMessage, decode, encode, tag_of
 from tokenreel.messages.journal import (
     AFTER_GAP,
-    CORE_FAILED,
-    EFFECT,
-    HEADER_BYTES,
-    IGNORABLE,
     INPUT,
     META,
-    RUN_ENDED,
     SNAPSHOT,
     JournalDamaged,
     Record,
-    SegmentHeader,
-    join_snapshot,
-    num_snapshot_parts,
 )
 from tokenreel.messages.journal_meta import (
     CoreFailed,
-    MalformedRecord,
     Meta,
-    core_failed,
-    decode_core_failed,
-    decode_meta,
 )
-from tokenreel.messages.outputs import TokensEmitted
-from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
-from tokenreel.tools.replay.core_code import Core, CoreCode
-from tokenreel.tools.replay.difference import ABSENT, Difference, first_difference
+from tokenreel.tools.replay.comparison import CannotStart, Comparison
+from tokenreel.tools.replay.core_code import CoreCode
+from tokenreel.tools.replay.divergence import (
+    Diverged,
+    Divergence,
+)
 from tokenreel.tools.replay.journal import Journal, read_records
+from tokenreel.tools.replay.spans import (
+    Counts,
+    Damage,
+    Span,
+    SpanResult,
+    Tick,
+    replay_spans,
+    split,
+)
+
+RECORDS_PER_TICK = 4096
+END = 1 << 64
 
 
-class Divergence(NamedTuple):
-    """The first place where the journal and the re-execution disagree.
+class Range(NamedTuple):
+    """What is verified: segments [first, end) by their place in the journal, and in the last one
+    the inputs up to and with that of seq `until`."""
 
-    `components` names the parts of the state whose digests differ, if it is a digest. `step` is the
-    one in which it happened, as far as the records tell; 0 for none.
-    """
-
-    seq: int
-    segment: str
-    offset: int
-    step: int
-    last_step_agreed: int
-    cause: str
-    path: str
-    recorded: str
-    replayed: str
-    components: tuple[str, ...] = ()
+    first: int
+    end: int
+    until: int = END
 
 
 class Totals(NamedTuple):
@@ -71,313 +64,143 @@ class Totals(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`divergence` is None if the code decides alike; `reproduced` is the recorded failure of the
-    core, if there was one and it came out again."""
+    """`divergences` is empty if the code decides alike; `reproduced` is the recorded failure of the
+    core, if there was one and it came out again. `meta` is in force at the first divergence.
 
-    divergence: Divergence | None
+    `skipped` are segments behind a divergence that this code could not start from, `damage` is what
+    ended a replay that had found divergences before.
+    """
+
+    divergences: list[Divergence]
     reproduced: CoreFailed | None
     meta: Meta
     configuration: msgspec.Struct
     code: CoreCode
     totals: Totals
+    skipped: list[Damage]
+    damage: Damage | None
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The first one."""
+        return self.divergences[0] if self.divergences else None
 
 
-def verify(journal: Journal, code: CoreCode) -> Verdict:
-    """Raises JournalDamaged if the records, though whole, are none that a core could have made."""
-    replay = _Replay(code)
+def verify(
+    journal: Journal,
+    code: CoreCode,
+    *,
+    within: Range | None = None,
+    max_divergences: int = 1,
+    jobs: int = 1,
+    tick: Tick = lambda num_records: None,
+) -> Verdict:
+    """Stops at the first divergence; with a higher `max_divergences` it goes on from the snapshot
+    of the segment behind each. `jobs` processes come to the same verdict as one.
+
+    Raises JournalDamaged if the records, though whole, are none that a core could have made.
+    """
+    within = within or Range(0, len(journal.segments))
     began_ns = time.monotonic_ns()
-    divergence = None
-    try:
-        for header, name, records in read_records(journal):
-            replay.enter_segment(header, name)
-            replay.run(records)
-        replay.require_complete()
-    except _Diverged as diverged:
-        divergence = diverged.divergence
+
+    def replay(span: Span, max_divergences: int, tick: Tick) -> SpanResult:
+        return _replay_span(journal, code, span, within.until, max_divergences, tick)
+
+    spans = split(journal, within.first, within.end, jobs)
+    result = replay_spans(spans, replay, jobs, max_divergences, tick)
+    if result.damage is not None and not result.divergences:
+        raise JournalDamaged(result.damage.segment, result.damage.offset, result.damage.reason)
     duration_ns = time.monotonic_ns() - began_ns
-    assert replay.meta is not None and replay.configuration is not None
+    assert result.meta is not None
     return Verdict(
-        divergence,
-        replay.reproduced,
-        replay.meta,
-        replay.configuration,
+        result.divergences,
+        result.reproduced,
+        result.meta,
+        msgspec.convert(result.meta.configuration, code.configuration),
         code,
-        replay.totals(journal, duration_ns),
+        _totals(journal, within, result.counts, duration_ns),
+        result.skipped,
+        result.damage,
     )
 
 
-class _Diverged(Exception):
-    def __init__(self, divergence: Divergence) -> None:
-        super().__init__(divergence)
-        self.divergence = divergence
-
-
-class _Replay:
-    """The core under test, and where in the journal it is."""
-
-    def __init__(self, code: CoreCode) -> None:
-        self.meta: Meta | None = None
-        self.configuration: msgspec.Struct | None = None
-        self.reproduced: CoreFailed | None = None
-        self._code = code
-        self._core: Core | None = None
-        self._header: SegmentHeader
-        self._segment = ""
-        self._meta_payload = b""
-        self._snapshot_parts: list[bytes] = []
-        self._input: Record | None = None
-        self._message: CoreEvent | None = None
-        self._effects: list[Effect] = []
-        self._num_compared = 0
-        self._failure: CoreFailed | None = None
-        self._step = 0
-        self._last_step_agreed = 0
-        self._next_seq = 0
-        self._num_events = self._num_effects = self._num_steps = self._num_tokens = 0
-        self._num_gaps = self._num_records_lost = 0
-
-    def enter_segment(self, header: SegmentHeader, name: str) -> None:
-        self.require_complete()
-        if header.flags & AFTER_GAP:
-            self._num_gaps += 1
-            self._num_records_lost += header.first_seq - self._next_seq if self._next_seq else 0
-            self._core = None
-        self._header, self._segment = header, name
-
-    def run(self, records: Iterator[Record]) -> None:
-        apply_input, compare_effect = self._apply, self._compare
-        record = None
-        for record in records:
-            if record.flags & EFFECT:
-                compare_effect(record)
-            elif record.flags & INPUT:
-                apply_input(record)
-            elif not record.flags & IGNORABLE:
-                self._meet(record)
-        if record is not None:
-            self._next_seq = record.seq + 1
-
-    def require_complete(self) -> None:
-        """Everything that the last input caused must have been recorded, in the same segment."""
-        if self._snapshot_parts:
-            raise JournalDamaged(self._segment, HEADER_BYTES, "parts of a snapshot are missing")
-        if self._failure is not None:
-            failure = f"{self._failure.type_name}: {self._failure.message}"
-            self._diverge(self._input, Difference("", "the core went on", failure), "raised")
-        if self._num_compared < len(self._effects):
-            effect = self._effects[self._num_compared]
-            self._diverge(self._input, Difference("", ABSENT, effect), type(effect).__name__)
-
-    def totals(self, journal: Journal, duration_ns: int) -> Totals:
-        return Totals(
-            num_segments=len(journal.segments),
-            num_records=sum(segment.num_records for segment in journal.segments),
-            num_events=self._num_events,
-            num_effects=self._num_effects,
-            num_steps=self._num_steps,
-            num_tokens=self._num_tokens,
-            num_gaps=self._num_gaps,
-            num_records_lost=self._num_records_lost,
-            span_ns=journal.span_ns,
-            duration_ns=duration_ns,
-        )
-
-    def _apply(self, record: Record) -> None:
-        if self._num_compared < len(self._effects) or self._failure is not None:
-            self.require_complete()
-        if self.reproduced is not None:
-            raise JournalDamaged(self._segment, record.offset, "an input after the core failed")
-        core = self._core or self._create_core(record)
-        message = self._decode(record, CoreEvent)
-        self._input, self._message = record, message
-        if isinstance(message, StepBegan | StepCompleted):
-            self._step = message.step_id
-        self._num_events += 1
-        self._num_compared = 0
-        try:
-            self._effects = core.apply(message)
-        except Exception as error:
-            self._effects = []
-            self._failure = core_failed(error, "")
-
-    def _compare(self, record: Record) -> None:
-        index = self._num_compared
-        if index >= len(self._effects):
-            self._refuse_effect(record)
-        effect = self._effects[index]
-        if encode(effect) != record.payload:
-            self._compare_fields(record, effect)
-        self._num_compared = index + 1
-        self._num_effects += 1
-        if isinstance(effect, StepDecided):
-            self._num_steps += 1
-            self._last_step_agreed = effect.step_id
-        elif isinstance(effect, TokensEmitted):
-            self._num_tokens += sum(len(sequence.token_ids) for sequence in effect.sequences)
-
-    def _refuse_effect(self, record: Record) -> None:
-        recorded = self._decode(record, Effect)
-        if self._input is None:
-            raise JournalDamaged(self._segment, record.offset, "an effect without an input")
-        replayed: Any = ABSENT
-        if self._failure is not None:
-            replayed = f"raised {self._failure.type_name}: {self._failure.message}"
-        self._diverge(record, Difference("", recorded, replayed), type(recorded).__name__)
-
-    def _compare_fields(self, record: Record, effect: Effect) -> None:
-        """The bytes differ. The values may yet be equal: fields that were appended since have
-        their default in an older record."""
-        recorded = self._decode(record, Effect)
-        difference = first_difference(recorded, effect)
-        if difference is None:
-            return
-        components: tuple[str, ...] = ()
-        if isinstance(recorded, StepDecided) and isinstance(effect, StepDecided):
-            components = self._differing_components(recorded.digest, effect.digest)
-        self._diverge(record, difference, type(recorded).__name__, components)
-
-    def _differing_components(
-        self, recorded: tuple[int, ...], replayed: tuple[int, ...]
-    ) -> tuple[str, ...]:
-        names = self._code.components
-        if not len(recorded) == len(replayed) == len(names):
-            return ()
-        pairs = zip(names, recorded, replayed, strict=True)
-        return tuple(name for name, one, other in pairs if one != other)
-
-    def _meet(self, record: Record) -> None:
-        """A record of one of the journal's own types."""
-        if record.type == META:
-            self._meet_meta(record)
-        elif record.type == SNAPSHOT:
-            self._meet_snapshot(record)
-        elif record.type == CORE_FAILED:
-            self._meet_failure(record)
-        elif record.type != RUN_ENDED:
-            raise JournalDamaged(
-                self._segment,
-                record.offset,
-                f"record type {record.type} is unknown here and may not be ignored: "
-                "a later version wrote it",
-            )
-
-    def _meet_meta(self, record: Record) -> None:
-        if record.payload == self._meta_payload:
-            return
-        try:
-            meta = decode_meta(record.payload)
-            configuration = msgspec.convert(meta.configuration, self._code.configuration)
-        except (MalformedRecord, msgspec.ValidationError) as error:
-            raise JournalDamaged(
-                self._segment, record.offset, f"META does not fit this code: {error}"
-            ) from None
-        if self._core is not None and configuration != self.configuration:
-            raise JournalDamaged(
-                self._segment, record.offset, "another configuration than the segment before it"
-            )
-        self._meta_payload, self.meta, self.configuration = record.payload, meta, configuration
-
-    def _meet_snapshot(self, record: Record) -> None:
-        self._snapshot_parts.append(record.payload)
-        if len(self._snapshot_parts) < num_snapshot_parts(record.payload):
-            return
-        snapshot = join_snapshot(self._snapshot_parts)
-        self._snapshot_parts = []
-        if snapshot is None:
-            raise JournalDamaged(self._segment, record.offset, "a snapshot's parts are mixed up")
-        if self._core is None or self.reproduced is not None:
-            self._core = self._build(record, lambda: self._restore(snapshot))
-            self.reproduced = None
-            return
-        replayed = self._core.snapshot()
-        if replayed != snapshot:
-            self._diverge(record, _snapshot_difference(snapshot, replayed), "snapshot")
-
-    def _restore(self, snapshot: bytes) -> Core:
-        return self._code.restore(self.configuration, snapshot)
-
-    def _create_core(self, record: Record) -> Core:
-        """The core before its first event."""
-        if self._header.number > 0:
-            raise JournalDamaged(
-                self._segment, record.offset, "neither the run's first segment nor a snapshot"
-            )
-        self._core = self._build(record, lambda: self._code.create(self.configuration))
-        return self._core
-
-    def _build(self, record: Record, build: Callable[[], Core]) -> Core:
-        try:
-            return build()
-        except Exception as error:
-            raise JournalDamaged(
-                self._segment,
-                record.offset,
-                f"the core cannot start from this ({type(error).__name__}: {error})",
-            ) from error
-
-    def _meet_failure(self, record: Record) -> None:
-        try:
-            recorded = decode_core_failed(record.payload)
-        except MalformedRecord as error:
-            raise JournalDamaged(self._segment, record.offset, str(error)) from None
-        replayed, self._failure = self._failure, None
-        told = f"{recorded.type_name}: {recorded.message}"
-        if replayed is None:
-            self._diverge(record, Difference("", told, "raised nothing"), "CoreFailed")
-        if (replayed.type_name, replayed.message) != (recorded.type_name, recorded.message):
-            again = f"{replayed.type_name}: {replayed.message}"
-            self._diverge(record, Difference("", told, again), "CoreFailed")
-        self.reproduced = recorded
-
-    def _decode(self, record: Record, kind: Any) -> Any:
-        try:
-            message = decode(record.payload)
-        except MalformedMessage as error:
-            raise JournalDamaged(
-                self._segment, record.offset, f"no message of this code: {error}"
-            ) from None
-        if not isinstance(message, kind) or tag_of(message) != record.type:
-            raise JournalDamaged(
-                self._segment,
-                record.offset,
-                f"{type(message).__name__} in a record of type {record.type}",
-            )
-        return message
-
-    def _diverge(
-        self,
-        record: Record | None,
-        difference: Difference,
-        subject: str,
-        components: tuple[str, ...] = (),
-    ) -> NoReturn:
-        path = difference.path
-        dot = "." if path and not path.startswith("[") else ""
-        raise _Diverged(
-            Divergence(
-                seq=record.seq if record else 0,
-                segment=self._segment,
-                offset=record.offset if record else 0,
-                step=self._step,
-                last_step_agreed=self._last_step_agreed,
-                cause=_shown(self._message),
-                path=f"{subject}{dot}{path}",
-                recorded=_shown(difference.recorded),
-                replayed=_shown(difference.replayed),
-                components=components,
-            )
-        )
-
-
-def _snapshot_difference(recorded: bytes, replayed: bytes) -> Difference:
+def _replay_span(
+    journal: Journal, code: CoreCode, span: Span, until: int, max_divergences: int, tick: Tick
+) -> SpanResult:
+    replay, result = Comparison(code), SpanResult()
+    index = span.first
     try:
-        values = msgspec.msgpack.decode(recorded), msgspec.msgpack.decode(replayed)
-        found = first_difference(*values)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = None
-    return found or Difference("", f"{len(recorded)} bytes", f"{len(replayed)} other bytes")
+        while index < span.end:
+            try:
+                _replay_segment(replay, journal, index, until, tick)
+                index += 1
+            except Diverged as diverged:
+                result.divergences.append(diverged.divergence)
+                result.meta = result.meta or replay.meta
+                if len(result.divergences) == max_divergences:
+                    break
+                replay.start_over()
+                index += not diverged.is_at_start
+            except CannotStart as refusal:
+                if not result.divergences:
+                    result.has_started = index > span.first
+                    raise
+                result.skipped.append(_damage(refusal))
+                index += 1
+        else:
+            _arrive(replay, journal, span.end, until)
+    except JournalDamaged as damage:
+        result.damage = _damage(damage)
+    except Diverged as diverged:  # from the snapshot that it should have arrived at
+        result.divergences.append(diverged.divergence)
+    result.meta = result.meta or replay.meta
+    result.reproduced, result.counts = replay.reproduced, replay.counts
+    result.step, result.last_step_agreed = replay.step, replay.last_step_agreed
+    return result
 
 
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 400 else f"{text[:400]}... ({len(text)} characters)"
+def _replay_segment(
+    replay: Comparison, journal: Journal, index: int, until: int, tick: Tick
+) -> None:
+    records = _enter(replay, journal, index)
+    if journal.segments[index].next_seq > until:
+        records = takewhile(lambda record: record.seq <= until or not record.flags & INPUT, records)
+    while chunk := list(islice(records, RECORDS_PER_TICK)):
+        replay.run(chunk)
+        tick(len(chunk))
+    replay.require_complete()
+
+
+def _arrive(replay: Comparison, journal: Journal, index: int, until: int) -> None:
+    """The state at the end of a span is the one with which the next segment starts."""
+    if index == len(journal.segments) or replay.has_no_state:
+        return
+    header = journal.segments[index].header
+    if header.first_seq - 1 <= until and not header.flags & AFTER_GAP:
+        records = _enter(replay, journal, index)
+        replay.run(takewhile(lambda record: record.type in (META, SNAPSHOT), records))
+
+
+def _enter(replay: Comparison, journal: Journal, index: int) -> Iterator[Record]:
+    segment = journal.segments[index]
+    header, name, records = next(read_records(journal._replace(segments=[segment])))
+    if header.flags & AFTER_GAP:
+        next_seq = journal.segments[index - 1].next_seq if index else header.first_seq
+        replay.meet_gap(header.first_seq - next_seq)
+    replay.enter_segment(header, name)
+    return records
+
+
+def _damage(damage: JournalDamaged) -> Damage:
+    return Damage(damage.segment, damage.offset, damage.reason)
+
+
+def _totals(journal: Journal, within: Range, counts: Counts, duration_ns: int) -> Totals:
+    segments = journal.segments[within.first : within.end]
+    return Totals(
+        num_segments=len(segments),
+        num_records=sum(segment.num_records for segment in segments),
+        **msgspec.structs.asdict(counts),
+        span_ns=max(0, segments[-1].last_t_ns - segments[0].header.monotonic_ns),
+        duration_ns=duration_ns,
+    )

@@ -32,7 +32,7 @@ def verdict(**of_meta: Any) -> Verdict:
     code = CoreCode(Configuration, unused, unused, (), logic_version=1, source_hash=b"same")
     meta = msgspec.structs.replace(meta, **of_meta)
     totals = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    return Verdict(None, None, meta, Configuration(1), code, totals)
+    return Verdict([], None, meta, Configuration(1), code, totals, [], None)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_a_differing_effect_is_named_to_the_field_and_placed_to_the_byte(tmp_pat
     assert found.path == "StepScheduled.scheduled[0].num_tokens"
     assert (found.recorded, found.replayed) == ("4", "9")
     assert (found.step, found.last_step_agreed) == (3, 2)
-    assert found.cause == "StepBegan(step_id=3)"
+    assert found.input == "StepBegan(step_id=3)"
     [record] = [record for record in records_of(run) if record.seq == found.seq]
     assert record.type == 35
     assert (found.segment, found.offset) == ("engine-1-1.tkr", record.offset)
