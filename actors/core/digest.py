@@ -20,12 +20,25 @@ COMPONENTS: Final = (
 QUEUES, SEQUENCES, BLOCK_TABLES, FREE_LIST, CACHE, COUNTERS = range(len(COMPONENTS))
 
 
+MAX_WEIGHTS_KEPT = 1 << 18
+
+
 def weight(number: int) -> int:
     """An odd 64-bit multiplier that looks random: the finalizer of splitmix64 over `number`."""
+    kept = _weights.get(number)
+    if kept is not None:
+        return kept
     z = (number * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & MASK_64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK_64
-    return (z ^ (z >> 31)) | 1
+    if len(_weights) >= MAX_WEIGHTS_KEPT:
+        _weights.clear()
+    _weights[number] = fresh = (z ^ (z >> 31)) | 1
+    return fresh
+
+
+_weights: dict[int, int] = {}
+"""What `weight` has answered: the same numbers come again with every step. It decides nothing."""
 
 
 class Digest:

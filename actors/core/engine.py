@@ -14,7 +14,7 @@ from tokenreel.actors.core.digest import COUNTERS, SEQUENCES, Digest, weight
 from tokenreel.actors.core.kv_manager import KvManager
 from tokenreel.actors.core.policy import POLICIES
 from tokenreel.actors.core.queues import Queues
-from tokenreel.actors.core.scheduler import Composition, OpenStep, Scheduler, StepShare
+from tokenreel.actors.core.scheduler import Composition, OpenStep, Scheduler
 from tokenreel.actors.core.sequence import Request, Sequence, Status
 from tokenreel.actors.core.stopping import finish_reason
 from tokenreel.messages.codec import CoreEvent, Effect
@@ -165,8 +165,8 @@ class Engine:
         if step.scheduled:
             self.next_step_id = StepId(event.step_id + 1)
             self.open_steps.append(OpenStep(step.step_id, step.shares))
-            for share in step.shares:
-                self._note_change(self.sequences[share.seq_id])
+            for sequence in step.sequences:
+                self._changed[sequence.seq_id] = sequence
             effects.append(self._scheduler.message(step))
             effects.append(self._decided(step))
         return effects
@@ -193,31 +193,30 @@ class Engine:
         emitted: list[SequenceTokens] = []
         effects: list[Effect] = [TokensEmitted(emitted)]
         for share in step.shares:
-            sequence = self.sequences.get(share.seq_id)
-            if sequence is None or sequence.status is Status.FINISHED:
+            seq_id, samples = share.seq_id, share.samples
+            sequence = self.sequences.get(seq_id)
+            if sequence is None or sequence.finish_reason is not None:
                 continue  # it ended after this step was sent: the token is dropped
             sequence.num_open_steps -= 1
-            sequence.num_open_samples -= share.samples
-            failure = failures.get(share.seq_id, "")
-            if share.samples and not failure:
-                failure = self._fault(tokens.get(share.seq_id))
+            sequence.num_open_samples -= samples
+            failure = failures.get(seq_id, "")
+            if samples and not failure:
+                failure = self._fault(tokens.get(seq_id))
             if failure:  # what the step wrote for it is worth nothing
                 emitted.append(self._fail(sequence, failure, effects))
                 continue
-            self._commit(sequence, share)
-            if share.samples:
-                token = tokens[share.seq_id][0]
-                emitted.append(self._put_out(sequence, token, effects))
-            self._note_change(sequence)
+            if share.epoch == sequence.epoch:  # else preempted since: only the token is left
+                self._commit(sequence, share.end)
+            if samples:
+                emitted.append(self._put_out(sequence, tokens[seq_id][0], effects))
+            self._changed[seq_id] = sequence
         self.kv.pool.lift_fence(event.step_id)
         return effects if emitted else effects[1:]
 
-    def _commit(self, sequence: Sequence, share: StepShare) -> None:
-        if share.epoch != sequence.epoch:
-            return  # preempted since: what was computed is gone, the token is not
-        sequence.num_computed = share.end
+    def _commit(self, sequence: Sequence, num_computed: int) -> None:
+        sequence.num_computed = num_computed
         self.kv.commit(sequence)
-        if share.end >= sequence.num_prompt_tokens:
+        if num_computed >= sequence.num_prompt_tokens and self.queues.blocked:
             self._unblock_siblings(sequence)
 
     def _fault(self, token_ids: list[int] | None) -> str:
@@ -229,8 +228,7 @@ class Engine:
         return ""
 
     def _put_out(self, sequence: Sequence, token: int, effects: list[Effect]) -> SequenceTokens:
-        sequence.append_token(token)
-        num_outputs = sequence.num_outputs
+        num_outputs = sequence.append_token(token)
         reason = finish_reason(sequence.stopping, num_outputs, token)
         if reason is not None:
             self._finish(sequence, reason, num_outputs, effects)
@@ -257,11 +255,12 @@ class Engine:
         sequence.num_final_outputs = num_outputs
         self._note_change(sequence)
         effects.append(SequenceFinished(sequence.seq_id, reason, num_outputs))
-        self._unblock_siblings(sequence)
+        if self.queues.blocked:
+            self._unblock_siblings(sequence)
 
     def _unblock_siblings(self, sequence: Sequence) -> None:
         """The first of a request's sequences has computed the prompt, or never will."""
-        if not self.queues.blocked or not sequence.is_first:
+        if not sequence.is_first:
             return
         for seq_id in self.requests[sequence.key].seq_ids:
             sibling = self.queues.blocked.get(seq_id)
@@ -356,10 +355,12 @@ class Engine:
 
     def state_digest(self) -> tuple[int, ...]:
         """One 64-bit hash per component, in the order of `digest.COMPONENTS`."""
+        total = 0
         for sequence in self._changed.values():
             term = sequence.expected_sequence_term()
-            self.digest.add(SEQUENCES, term - sequence.sequence_term)
+            total += term - sequence.sequence_term
             sequence.sequence_term = term
+        self.digest.add(SEQUENCES, total)
         self._changed.clear()
         values = list(self.digest.values())
         values[COUNTERS] = self._counters_term()

@@ -47,6 +47,10 @@ class KvManager:
         """New blocks that `grow` would take for the first `num_tokens` positions."""
         return max(0, blocks_for(num_tokens, self.block_size) - len(sequence.block_table))
 
+    def holds(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Whether the first `num_tokens` positions have their blocks: none is needed."""
+        return num_tokens <= len(sequence.block_table) * self.block_size
+
     def grow(self, sequence: Sequence, num_tokens: int) -> list[BlockId]:
         """Blocks for the first `num_tokens` positions; the new ones, in order."""
         new: list[BlockId] = []

@@ -63,8 +63,12 @@ class Composition:
         self.added: list[AddedSequence] = []
         self.scheduled: list[ScheduledSequence] = []
         self.shares: list[StepShare] = []
+        self.sequences: list[Sequence] = []
+        """Whose shares they are."""
         self.preempted: list[SequencePreempted] = []
         self.passed_over = NOBODY
+        self.intake_open = True
+        """Whether those who wait are asked at all: the head of their line could not start."""
         self.held_back = False
         """Nobody further is visited: someone needs blocks that only running dry will free."""
 
@@ -84,26 +88,29 @@ class Scheduler:
     def compose(self, step_id: StepId) -> Composition:
         """Decides one step and books it on the sequences. It may be empty."""
         step = Composition(step_id, self._config.max_num_batched_tokens)
-        visiting = list(self._queues.running)
-        position = 0
-        intake_open = True
-        while not step.held_back:
-            running = visiting[position] if position < len(visiting) else None
-            head = self._queues.head() if intake_open else None
-            if running is not None and (head is None or running.level <= head.level):
-                position += 1
-                if running.row >= 0:  # else it gave way to somebody in this very step
-                    self._continue(step, running)
-            elif head is not None:
-                intake_open = self._start(step, head)
-            else:
-                break
+        waiting = self._queues.waiting
+        for sequence in list(self._queues.running):
+            if waiting:
+                self._start_waiting(step, sequence.level)
+            if step.held_back:
+                return step
+            if sequence.row >= 0:  # else it gave way to somebody in this very step
+                self._continue(step, sequence)
+        self._start_waiting(step, None)
         return step
 
     def message(self, step: Composition) -> StepScheduled:
         """What the worker is told. It now knows of every row that was given up."""
         removed, self._queues.freed_rows = sorted(set(self._queues.freed_rows)), []
         return StepScheduled(step.step_id, step.added, removed, step.scheduled)
+
+    def _start_waiting(self, step: Composition, level: int | None) -> None:
+        """Lets those start whose level is strictly lower than `level`, the first in line first."""
+        while step.intake_open and not step.held_back:
+            head = self._queues.head()
+            if head is None or (level is not None and head.level >= level):
+                return
+            step.intake_open = self._start(step, head)
 
     def _continue(self, step: Composition, sequence: Sequence) -> None:
         num_tokens = sequence.num_schedulable()
@@ -113,9 +120,15 @@ class Scheduler:
             step.pass_over(sequence, Unscheduled.TOKEN_BUDGET)
             step.held_back = True  # nothing is left for anybody
             return
-        num_tokens = min(num_tokens, step.budget)
-        if self._make_room(step, sequence, sequence.num_scheduled + num_tokens):
-            self._schedule(step, sequence, num_tokens)
+        if num_tokens > step.budget:
+            num_tokens = step.budget
+        end = sequence.num_scheduled + num_tokens
+        new_blocks: list[BlockId] = []
+        if not self._kv.holds(sequence, end):
+            if not self._make_room(step, sequence, end):
+                return
+            new_blocks = self._kv.grow(sequence, end)
+        self._schedule(step, sequence, num_tokens, new_blocks)
 
     def _make_room(self, step: Composition, sequence: Sequence, num_tokens: int) -> bool:
         """Frees blocks until `sequence` can hold `num_tokens`; False if it cannot run now."""
@@ -221,21 +234,20 @@ class Scheduler:
         step: Composition,
         sequence: Sequence,
         num_tokens: int,
-        new_blocks: list[BlockId] | None = None,
+        new_blocks: list[BlockId],
     ) -> None:
         if sequence.last_step_id == step.step_id:
             raise InvariantViolated(f"sequence {sequence.seq_id} is scheduled twice in one step")
         start = sequence.num_scheduled
         end = start + num_tokens
-        if new_blocks is None:
-            new_blocks = self._kv.grow(sequence, end)
-        samples = end == sequence.num_known + sequence.num_open_samples
+        samples = end == len(sequence.token_ids) + sequence.num_open_samples
+        num_logits = 1 if samples else 0
+        seq_id = sequence.seq_id
         step.scheduled.append(
-            ScheduledSequence(
-                sequence.seq_id, sequence.row, start, num_tokens, int(samples), new_blocks
-            )
+            ScheduledSequence(seq_id, sequence.row, start, num_tokens, num_logits, new_blocks)
         )
-        step.shares.append(StepShare(sequence.seq_id, end, samples, sequence.epoch))
+        step.shares.append(StepShare(seq_id, end, samples, sequence.epoch))
+        step.sequences.append(sequence)
         step.budget -= num_tokens
         sequence.num_scheduled = end
         sequence.num_open_steps += 1

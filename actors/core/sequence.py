@@ -87,9 +87,11 @@ class Sequence(msgspec.Struct, eq=False):
             return 0
         return num_expected - self.num_scheduled
 
-    def append_token(self, token_id: int) -> None:
+    def append_token(self, token_id: int) -> int:
+        """How many output tokens there are now."""
         self.token_ids.append(token_id)
         self.token_hash = (self.token_hash * 0x5851F42D4C957F2D + token_id + 1) & MASK_64
+        return len(self.token_ids) - self.num_prompt_tokens
 
     def expected_sequence_term(self) -> int:
         """This sequence's term of the digest's `sequences` component."""
