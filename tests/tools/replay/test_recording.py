@@ -5,12 +5,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from capturing import CONFIG, REQUESTS, capture
+from capturing import CONFIG, REQUESTS, CountingWorker, capture
 
-from tokenreel.actors.core.scenario import Scenario, ScenarioRequest
+from tokenreel.actors.core.engine import Engine
+from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest
+from tokenreel.actors.runtime.code_identity import describe_run
+from tokenreel.actors.runtime.recorder import Recorder
+from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
+from tokenreel.messages.ids import StepId
+from tokenreel.messages.journal import CORE_FAILED, EFFECT, INPUT
+from tokenreel.messages.journal_meta import core_failed, encode_core_failed
 from tokenreel.messages.outputs import SequenceFinished, TokensEmitted
 from tokenreel.messages.sampling import FinishReason
-from tokenreel.messages.steps import StepCompleted, StepScheduled
+from tokenreel.messages.steps import StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.replay.events import recorded_events
 from tokenreel.tools.replay.journal import open_journal
 from tokenreel.tools.replay.recording import Recording, lift
@@ -146,6 +153,56 @@ def test_an_abort_that_overtook_its_admit_is_told_with_it(tmp_path: Path) -> Non
     assert request.abort is not None and request.abort.at_ns < request.arrival_ns
     assert request.rejected is not None and request.rejected.code == "aborted"
     assert request.is_complete and recording.num_stray_aborts == 0
+
+
+def test_a_gap_is_bridged_by_the_snapshot_behind_it(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Scenario(config=CONFIG, requests=REQUESTS)
+    recorder = Recorder.create(tmp_path, describe_run(CONFIG, 1), sync="none", on_error="gap")
+    num_events = 0
+
+    def no_room(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def record(engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
+        nonlocal num_events
+        num_events += 1
+        recorder.append(tag_of(event), INPUT, encode(event), 1000 * num_events)
+        for effect in effects:
+            recorder.append(tag_of(effect), EFFECT, encode(effect), 1000 * num_events)
+        if num_events == 40:
+            monkeypatch.setattr("tokenreel.actors.runtime.recorder.os.write", no_room)
+        recorder.commit()
+        if num_events == 110:
+            monkeypatch.undo()
+            recorder.rotate(engine.snapshot())
+
+    Player(scenario, CountingWorker(), record).play()
+    recorder.close()
+    gapped = lift(open_journal(recorder.run_dir))
+    whole = {request.admit.key: request for request in recording.requests}
+    assert gapped.num_gaps == 1 and len(gapped.steps) < len(recording.steps)
+    inherited = [request for request in gapped.requests if request.is_inherited]
+    lost = [request for request in gapped.requests if not request.is_complete]
+    assert inherited and lost
+    for request in gapped.requests:
+        if request.is_complete:
+            known = {s.seq_id: s for s in whole[request.admit.key].sequences}
+            for sequence in request.sequences:
+                assert sequence.outputs == known[sequence.seq_id].outputs
+                assert len(sequence.output_ns) == len(sequence.outputs)
+
+
+def test_the_failure_of_the_core_is_told(tmp_path: Path) -> None:
+    recorder = Recorder.create(tmp_path, describe_run(CONFIG, 1), sync="none")
+    began = StepBegan(StepId(1))
+    recorder.append(tag_of(began), INPUT, encode(began), 1)
+    failure = core_failed(LookupError("no request 13"), "Traceback ...")
+    recorder.append(CORE_FAILED, 0, encode_core_failed(failure), 1)
+    recorder.commit()
+    recorder.close(tidily=False)
+    assert lift(open_journal(recorder.run_dir)).failure == failure
 
 
 def test_a_refused_request_is_told_with_its_refusal(tmp_path: Path) -> None:
