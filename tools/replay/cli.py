@@ -23,6 +23,7 @@ from tokenreel.tools.replay.journal import JournalMissing
 
 VERBS = {
     "verify": "does this code decide as it did then?",
+    "show": "what happened, one line per event",
 }
 """In the order of `--help`. The module of a verb is imported only when it is asked for."""
 

@@ -71,19 +71,24 @@ def open_journal(path: Path, check: Callable[[Path], SegmentSummary] = check_fil
     Raises JournalMissing, and JournalDamaged as `messages.journal_reader` tells.
     """
     try:
-        if path.is_dir():
-            files = [segment.path for segment in segments_of(path)]
-            directory = path
-        else:
-            files, directory = [path], path.parent
-        if not files:
-            raise JournalMissing(_no_segments(path))
+        files, directory = segment_files(path)
         live = is_live(directory)
         segments, notes = _check_files(files, check)
     except OSError as error:
         place = error.filename or path
         raise JournalMissing(f"cannot read {place}: {error.strerror}") from error
     return _describe(path, directory, segments, live, notes)
+
+
+def segment_files(path: Path) -> tuple[list[Path], Path]:
+    """The segments of the run that `path` is, in order, or the one segment that it names; and the
+    directory that they lie in. Raises JournalMissing or OSError."""
+    if not path.is_dir():
+        return [path], path.parent
+    files = [segment.path for segment in segments_of(path)]
+    if not files:
+        raise JournalMissing(_no_segments(path))
+    return files, path
 
 
 def read_records(journal: Journal) -> Iterator[tuple[SegmentHeader, str, Iterator[Record]]]:

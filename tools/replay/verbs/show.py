@@ -1,0 +1,113 @@
+"""`engine-replay show`: what happened, one line per event."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+
+from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.replay.entries import Entry, entries
+from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.replay.journal import add_journal_argument
+from tokenreel.tools.replay.request_name import FORMS, parse_request_name
+from tokenreel.tools.replay.roster import Roster
+from tokenreel.tools.replay.show import EFFECTS_LEGEND, HEADING, LEGEND, as_json, lines
+from tokenreel.tools.replay.show_filter import Filter, parse_steps, parse_types
+from tokenreel.tools.replay.stream import RunStream
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tells every recorded event and what followed from it, in order, one line per event. "
+        "Nothing is re-executed."
+    )
+    add_journal_argument(parser)
+    parser.add_argument("--request", metavar="R", help=f"what concerns one request: {FORMS}")
+    parser.add_argument("--step", metavar="N[-M],...", help="these steps, begun and done")
+    parser.add_argument(
+        "--type", metavar="T,...", help="these types: admit, step, preempt, StepCompleted, ..."
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="stop after so many events")
+    parser.add_argument(
+        "--effects", action="store_true", help="every effect on a line of its own, below its event"
+    )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="wait for more while the run goes on; ends with the run, or with Ctrl-C",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument(
+        "--legend",
+        action=argparse.BooleanOptionalAction,
+        help="what the columns mean, at the start (default: on a terminal)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit is {options.limit}; it must be at least 1")
+    if options.follow and not options.journal.is_dir():
+        raise UsageError("--follow needs the run's directory")
+    wanted = Filter(
+        parse_request_name(options.request) if options.request else None,
+        parse_steps(options.step) if options.step else None,
+        parse_types(options.type) if options.type else None,
+    )
+    stream = RunStream(options.journal, follow=options.follow)
+    num_shown = _show(stream, wanted, options)
+    if not num_shown:
+        stream.notes.append("nothing matches")
+    for note in stream.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return EXIT_OK
+
+
+def _show(stream: RunStream, wanted: Filter, options: argparse.Namespace) -> int:
+    """Returns the number of events shown."""
+    start_ns = stream.first_header.monotonic_ns
+    roster = Roster()
+    out = _Output(options)
+    num_shown = 0
+    for entry in _told(entries(stream), roster):
+        narrowed = wanted.narrow(entry, roster)
+        if narrowed is None:
+            continue
+        if options.json:
+            out.write([as_json(narrowed, start_ns)])
+        else:
+            out.write(lines(narrowed, roster, start_ns, with_effects=options.effects))
+        num_shown += 1
+        if num_shown == options.limit:
+            break
+    return num_shown
+
+
+def _told(found: Iterator[Entry], roster: Roster) -> Iterator[Entry]:
+    """Each entry while the roster knows whom it concerns."""
+    for entry in found:
+        roster.learn(entry)
+        yield entry
+        roster.forget(entry)
+
+
+class _Output:
+    """Lines on standard output; on a terminal each fits its width."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        is_terminal = sys.stdout.isatty()
+        self._width = shutil.get_terminal_size().columns if is_terminal else 0
+        self._flushes = options.follow
+        if options.json:
+            return
+        if options.legend or (options.legend is None and is_terminal):
+            print(LEGEND, *([EFFECTS_LEGEND] if options.effects else []), "", sep="\n")
+        print(HEADING)
+
+    def write(self, found: list[str]) -> None:
+        for line in found:
+            if self._width and len(line) > self._width:
+                line = line[: self._width - 1] + "\N{HORIZONTAL ELLIPSIS}"
+            print(line)
+        if self._flushes:
+            sys.stdout.flush()
