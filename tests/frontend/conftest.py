@@ -82,6 +82,7 @@ class ScriptedEngine:
         """Forget what was; answer by itself again."""
         self.submitted: asyncio.Queue[SubmitRequest] = asyncio.Queue()
         self.aborted: asyncio.Queue[RequestKey] = asyncio.Queue()
+        self._known: set[RequestKey] = set()
         self.drained: asyncio.Queue[int] = asyncio.Queue()
         self.ready: asyncio.Queue[ActorReady] = asyncio.Queue()
         self.serving: asyncio.Queue[Serving] = asyncio.Queue()
@@ -155,11 +156,13 @@ class ScriptedEngine:
         for frame in frames:
             match decode(frame.payload):
                 case SubmitRequest() as request:
+                    self._known.add(request.key)
                     self.submitted.put_nowait(request)
                     if self.answers is not None:
                         self.answers(request)
                 case AbortRequest(key):
-                    self.aborted.put_nowait(key)
+                    if key in self._known:  # not one that the test before has left behind
+                        self.aborted.put_nowait(key)
                     self.finish(key)
                 case Drained(num_cut_short):
                     self.drained.put_nowait(num_cut_short)
