@@ -71,7 +71,7 @@ def test_columns_are_aligned_and_one_line_stands_for_one_event(
 ) -> None:
     found = lines(capsys, run)
     assert len(found) == len(shown(capsys, run))
-    column = re.compile(r"[ \d]{9} [- \d]{5,6}\d\.\d{6} [ \d]{7}  \S.{8} .{10} \S")
+    column = re.compile(r"[ \d]{9} [- \d]{4,5}\d\.\d{6} [ \d]{7}  \S.{8} .{10} \S")
     assert not [line for line in found if not column.match(line)]
 
 
