@@ -56,13 +56,16 @@ RETRY_S = 0.001
 
 
 class CoreStatistics(msgspec.Struct, frozen=True):
-    """`journal_ns` is the time spent writing the journal, `stepping_ns` the time during which a
-    step was open: their ratio is what journaling costs."""
+    """`stepping_ns` is the time during which a step was open. `journal_cpu_ns` is the processor
+    time that the journal has cost, of this thread and of the one that syncs: encoding what nobody
+    is sent, checksums, writes, syncs. `journal_ns` is how long this thread was at it, which counts
+    what else the machine did meanwhile."""
 
     engine: EngineStatistics
     journal: RecorderStatistics | None
     num_steps: int
     num_dropped_frames: int
+    journal_cpu_ns: int
     journal_ns: int
     stepping_ns: int
 
@@ -75,14 +78,16 @@ class EngineCoreActor(Actor):
         super().__init__(runtime)
         self._engine: Engine | None = None
         self._recorder: Recorder | None = None
-        self._records: list[tuple[int, int, bytes, int]] = []
+        self._records: list[tuple[int, int, bytes | CoreEvent | Effect, int]] = []
+        """The turn's: type, flags, payload, time. A message stands for its payload if nobody is
+        sent it: the journal has to encode it."""
         self._outgoing: list[tuple[str, bytes, bytes]] = []
         self._retrying = False
         self._is_sound = True
         """False once `Engine.apply` has raised: nothing follows from its state any more."""
         self._num_dropped = 0
         self._num_steps = 0
-        self._journal_ns = 0
+        self._journal_cpu_ns = self._journal_ns = 0
         self._stepping_ns = 0
         self._stepping_since: int | None = None
 
@@ -102,18 +107,18 @@ class EngineCoreActor(Actor):
     def close(self) -> None:
         if self._recorder is None:
             return
-        statistics = self.statistics()
         try:
             self._recorder.close(tidily=self._is_sound)
         except JournalError as error:
             print(error, file=sys.stderr, flush=True)
             self.runtime.exit_code = 1
-        journal = self._recorder.statistics()
-        share = 100 * statistics.journal_ns / max(1, statistics.stepping_ns)
+        statistics, journal = self.statistics(), self._recorder.statistics()
+        stepping_ns = max(1, statistics.stepping_ns)
         print(
             f"journal: {journal.num_records} records, {journal.num_bytes} bytes in "
-            f"{self._recorder.run_dir}; {statistics.num_steps} steps, of whose time writing "
-            f"it took {share:.2f} %",
+            f"{self._recorder.run_dir}; {statistics.num_steps} steps, of whose time it took "
+            f"{100 * statistics.journal_cpu_ns / stepping_ns:.2f} % in processor time, "
+            f"{100 * statistics.journal_ns / stepping_ns:.2f} % by the clock",
             flush=True,
         )
 
@@ -124,11 +129,13 @@ class EngineCoreActor(Actor):
         stepping_ns = self._stepping_ns
         if self._stepping_since is not None:
             stepping_ns += self.runtime.clock.monotonic_ns() - self._stepping_since
+        journal = self._recorder.statistics() if self._recorder else None
         return CoreStatistics(
             engine=self._engine.statistics(),
-            journal=self._recorder.statistics() if self._recorder else None,
+            journal=journal,
             num_steps=self._num_steps,
             num_dropped_frames=self._num_dropped,
+            journal_cpu_ns=self._journal_cpu_ns + (journal.sync_cpu_ns if journal else 0),
             journal_ns=self._journal_ns,
             stepping_ns=stepping_ns,
         )
@@ -161,7 +168,7 @@ class EngineCoreActor(Actor):
                 self._retry_soon()
                 return
             event = StepBegan(engine.next_step_id)
-            self._apply(event, encode(event), b"")
+            self._apply(event, event, b"")
 
     def _retry_soon(self) -> None:
         if not self._retrying:
@@ -178,7 +185,7 @@ class EngineCoreActor(Actor):
         outboxes = self.runtime.outboxes
         return outboxes["worker"].is_writable() and outboxes["detokenizer"].is_writable()
 
-    def _apply(self, event: CoreEvent, payload: bytes, attachment: bytes) -> None:
+    def _apply(self, event: CoreEvent, payload: bytes | StepBegan, attachment: bytes) -> None:
         assert self._engine is not None
         now_ns = self.runtime.clock.monotonic_ns()
         self._records.append((tag_of(event), INPUT, payload, now_ns))
@@ -195,9 +202,13 @@ class EngineCoreActor(Actor):
 
     def _book(self, effect: Effect, attachment: bytes, now_ns: int) -> None:
         """Encodes an effect once, for the journal and for whoever it goes to."""
+        destinations = DESTINATIONS_OF.get(type(effect))
+        if destinations is None:
+            self._records.append((tag_of(effect), EFFECT, effect, now_ns))
+            return
         payload = encode(effect)
         self._records.append((tag_of(effect), EFFECT, payload, now_ns))
-        for destination in DESTINATIONS_OF.get(type(effect), ()):
+        for destination in destinations:
             beside = attachment if isinstance(effect, TokensEmitted) else b""
             self._outgoing.append((destination, payload, beside))
         self._num_steps += isinstance(effect, StepScheduled)
@@ -228,13 +239,19 @@ class EngineCoreActor(Actor):
         recorder, engine = self._recorder, self._engine
         if recorder is None or engine is None or not records:
             return
-        began_ns = self.runtime.clock.monotonic_ns()
-        for record_type, flags, payload, at_ns in records:
-            recorder.append(record_type, flags, payload, at_ns)
+        clock = self.runtime.clock
+        began_ns, began_cpu_ns = clock.monotonic_ns(), clock.thread_cpu_ns()
+        recorder.extend(
+            [
+                (kind, flags, payload if isinstance(payload, bytes) else encode(payload), at_ns)
+                for kind, flags, payload, at_ns in records
+            ]
+        )
         recorder.commit()
         if recorder.should_rotate() and self._is_sound:
             recorder.rotate(engine.snapshot())
-        self._journal_ns += self.runtime.clock.monotonic_ns() - began_ns
+        self._journal_cpu_ns += clock.thread_cpu_ns() - began_cpu_ns
+        self._journal_ns += clock.monotonic_ns() - began_ns
 
     def _record_failure(self, error: Exception, now_ns: int) -> None:
         """The input that the core could not digest is what a replay needs most."""
@@ -309,7 +326,7 @@ def _recorder(
         seeds={"seed": options.seed},
     )
     try:
-        return Recorder.create(
+        recorder = Recorder.create(
             Path(options.journal_dir),
             meta,
             epoch=runtime.epoch,
@@ -320,6 +337,8 @@ def _recorder(
         )
     except JournalError as error:
         raise StartError(str(error)) from error
+    runtime.topology.link_journal(recorder.run_dir)
+    return recorder
 
 
 if __name__ == "__main__":

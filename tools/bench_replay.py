@@ -159,8 +159,7 @@ def record(directory: Path, num_streams: int, num_steps: int) -> tuple[Path, flo
         ]
         encoded_ns = time.thread_time_ns()
         now_ns = time.monotonic_ns()
-        for record_type, flags, payload in records:
-            recorder.append(record_type, flags, payload, now_ns)
+        recorder.extend([(kind, flags, payload, now_ns) for kind, flags, payload in records])
         recorder.commit()
         encoding.append(encoded_ns - began_ns)
         journaling.append(time.thread_time_ns() - encoded_ns)

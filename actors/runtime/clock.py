@@ -13,6 +13,10 @@ class Clock(Protocol):
         """Nanoseconds since 1970, as the machine believes."""
         ...
 
+    def thread_cpu_ns(self) -> int:
+        """Nanoseconds for which a processor has worked for the thread that asks."""
+        ...
+
 
 class SystemClock:
     """The machine's own clocks."""
@@ -22,3 +26,6 @@ class SystemClock:
 
     def wall_ns(self) -> int:
         return time.time_ns()
+
+    def thread_cpu_ns(self) -> int:
+        return time.thread_time_ns()

@@ -6,6 +6,7 @@ and a second call would report success.
 
 import os
 import threading
+import time
 from collections import deque
 from pathlib import Path
 
@@ -25,12 +26,14 @@ def sync_directory(path: Path) -> None:
 class BackgroundSync:
     """fdatasync within SYNC_INTERVAL_S of a write, or once SYNC_BYTES are waiting.
 
-    All methods are for the one thread that writes. `error` is what a sync failed with, if one did.
+    All methods are for the one thread that writes. `error` is what a sync failed with, if one did;
+    `cpu_ns` is the processor time that syncing has taken.
     """
 
     def __init__(self, descriptor: int, directory: Path) -> None:
         """Syncs the new file `descriptor` in `directory`, and its name."""
         self.error: OSError | None = None
+        self.cpu_ns = 0
         self._descriptor = descriptor
         self._directory = directory
         self._has_new_file = True
@@ -88,6 +91,7 @@ class BackgroundSync:
                 target = self._written
                 self._sync_files()
                 self._synced = target
+                self.cpu_ns = time.thread_time_ns()
                 if stopping:
                     return
         except OSError as error:

@@ -1,6 +1,6 @@
 """Writes the journal of a run: the only code that does.
 
-Per turn of the shell: `append` each record, then `commit`, which is one write; only then may
+Per turn of the shell: `extend` by its records, then `commit`, which is one write; only then may
 effects leave. What `commit` returned for survives the death of the process.
 """
 
@@ -56,6 +56,8 @@ class RecorderStatistics(msgspec.Struct, frozen=True):
     num_gaps: int
     num_records_lost: int
     is_recording: bool
+    sync_cpu_ns: int
+    """Processor time of the thread that brings the bytes to the disk."""
 
 
 class Recorder:
@@ -86,7 +88,7 @@ class Recorder:
         self._on_error: ErrorPolicy = on_error
         self._clock = clock
         self._notify = notify
-        self._pending: list[PendingRecord] = []
+        self._pending: list[tuple[int, int, bytes, int]] = []
         self._next_seq = 1
         self._number = 0
         # All of these belong to the segment being written; without one (`_descriptor` -1) the run
@@ -102,6 +104,7 @@ class Recorder:
         self._closed = False
         self._num_records = self._num_bytes = self._num_writes = 0
         self._num_segments = self._num_gaps = self._num_records_lost = 0
+        self._sync_cpu_ns = 0
 
     @classmethod
     def create(
@@ -163,13 +166,17 @@ class Recorder:
 
     def append(self, record_type: int, flags: int, payload: bytes, t_ns: int) -> int:
         """Add a record to the next write; returns its seq. `t_ns` is the monotonic clock's."""
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise JournalError(
-                f"a record of {len(payload)} bytes is over the journal's {MAX_PAYLOAD_BYTES}"
-            )
-        pending = self._pending
-        pending.append(PendingRecord(record_type, flags, payload, t_ns))
-        return self._next_seq + len(pending) - 1
+        self.extend([(record_type, flags, payload, t_ns)])
+        return self._next_seq + len(self._pending) - 1
+
+    def extend(self, records: list[tuple[int, int, bytes, int]]) -> None:
+        """Add many at once: the type, flags, payload and time of each."""
+        for _, _, payload, _ in records:
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                raise JournalError(
+                    f"a record of {len(payload)} bytes is over the journal's {MAX_PAYLOAD_BYTES}"
+                )
+        self._pending += records
 
     def commit(self) -> None:
         """Write everything appended, at once. Under the policy "stop" raises JournalError if that
@@ -250,6 +257,7 @@ class Recorder:
             num_gaps=self._num_gaps,
             num_records_lost=self._num_records_lost,
             is_recording=self._descriptor >= 0,
+            sync_cpu_ns=self._sync_cpu_ns + (self._sync.cpu_ns if self._sync is not None else 0),
         )
 
     def _write(self, data: bytes) -> None:
@@ -340,9 +348,9 @@ class Recorder:
         self._num_segments += 1
 
     def _finish_segment(self) -> None:
-        if self._sync is not None:
-            sync, self._sync = self._sync, None
-            sync.stop()
+        sync = self._sync
+        if sync is not None:
+            self._stop_sync(sync)
             if sync.error is not None:
                 raise sync.error
         elif self._sync_mode == "step":
@@ -350,11 +358,15 @@ class Recorder:
 
     def _abandon_segment(self) -> None:
         if self._sync is not None:
-            self._sync.stop()
-            self._sync = None
+            self._stop_sync(self._sync)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _stop_sync(self, sync: BackgroundSync) -> None:
+        self._sync = None
+        sync.stop()
+        self._sync_cpu_ns += sync.cpu_ns
 
     def _check_background_sync(self) -> None:
         if self._sync is not None and self._sync.error is not None:

@@ -95,6 +95,18 @@ def test_a_request_goes_its_way_and_the_journal_replays_it(
     assert replay.main(["verify", journal()]) == 0
 
 
+def test_what_the_journal_costs_is_told_in_processor_time_and_by_the_clock(core: Any) -> None:
+    core.send("input_processor", admit())
+    receive(core, "worker", StepScheduled)
+    before = core.actor.statistics()
+    core.send("worker", StepCompleted(StepId(1), [SampledTokens(SeqId(1), [7])], 10, 20))
+    core.receive("detokenizer")
+    after = core.actor.statistics()
+    assert before.stepping_ns < after.stepping_ns
+    assert 0 < before.journal_cpu_ns < after.journal_cpu_ns
+    assert 0 < before.journal_ns < after.journal_ns
+
+
 def test_no_frame_is_lost_where_one_arrives_for_each_that_is_taken(
     core: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,9 @@ class ManualClock:
     def __init__(self) -> None:
         self.now_ns = 1_000
 
+    def thread_cpu_ns(self) -> int:
+        return 0
+
     def monotonic_ns(self) -> int:
         return self.now_ns
 
