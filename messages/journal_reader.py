@@ -38,7 +38,9 @@ class SegmentReader:
     What stands below `__init__` is known after the iteration. Iterating raises `JournalDamaged`.
     """
 
-    def __init__(self, data: bytes, segment: str) -> None:
+    def __init__(self, data: bytes, segment: str, known: "SegmentSummary | None" = None) -> None:
+        """With `known`, what an earlier read of this segment found, only what was written since
+        is read."""
         if len(data) < HEADER_BYTES:
             raise JournalDamaged(segment, 0, f"cut within its header ({len(data)} bytes)")
         if len(data) > MAX_SEGMENT_BYTES:
@@ -46,18 +48,17 @@ class SegmentReader:
         self.segment = segment
         self.header = decode_header(data, segment)
         self._data = memoryview(data)
-        self._first_link = header_crc(data[:HEADER_BYTES])
-        self.committed_length = HEADER_BYTES
-        self.last_crc = self._first_link
-        self.next_seq = self.header.first_seq
-        self.num_records = 0
-        self.last_t_ns = self.header.monotonic_ns
-        self.last_type = -1
+        self.committed_length = known.committed_length if known else HEADER_BYTES
+        self.last_crc = known.last_crc if known else header_crc(data[:HEADER_BYTES])
+        self.next_seq = known.next_seq if known else self.header.first_seq
+        self.num_records = known.num_records if known else 0
+        self.last_t_ns = known.last_t_ns if known else self.header.monotonic_ns
+        self.last_type = known.last_type if known else -1
         self.torn: TornTail | None = None
 
     def __iter__(self) -> Iterator[Record]:
         data, salt = self._data, self.header.salt
-        offset, link, seq = HEADER_BYTES, self._first_link, self.header.first_seq
+        offset, link, seq = self.committed_length, self.last_crc, self.next_seq
         batch: list[Record] = []
         while (found := read_record(data, offset, salt)) is not None:
             record, crc, record_link = found
@@ -123,8 +124,13 @@ def check_segment(data: bytes, name: str) -> SegmentSummary:
             first_type = record.type
     if first_type not in (META, None):
         raise JournalDamaged(name, HEADER_BYTES, "the first record is not META")
+    return summary_of(reader)
+
+
+def summary_of(reader: SegmentReader) -> SegmentSummary:
+    """What `reader`, which has come to the end, has found."""
     return SegmentSummary(
-        name,
+        reader.segment,
         reader.header,
         reader.committed_length,
         reader.last_crc,

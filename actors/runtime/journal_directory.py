@@ -15,6 +15,7 @@ MAX_RUNS = 256
 """Finished runs beyond are deleted however small they are, so that a look at all of them is quick.
 """
 _SEGMENT_NAME = re.compile(r"engine-(\d{1,9})-(\d{1,9})\.tkr")
+_INDEX_NAME = re.compile(r"(engine-\d{1,9}-\d{1,9})\.tki.*")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")
 
 
@@ -32,6 +33,13 @@ def is_run_id(text: str) -> bool:
 
 def segment_name(epoch: int, number: int) -> str:
     return f"engine-{epoch}-{number}.tkr"
+
+
+def index_of(segment: Path) -> Path:
+    """Where tools keep what they found out about a segment (`engine-replay index`). It is made
+    from the segment, so it goes with it; a name that continues with anything is one in the making.
+    """
+    return segment.with_suffix(".tki")
 
 
 def segments_of(run_dir: Path) -> list[StoredSegment]:
@@ -114,7 +122,7 @@ def make_room(journal_dir: Path, own_run: Path, max_bytes: int) -> int:
 
 
 class _StoredRun(NamedTuple):
-    """`segments` are paths and sizes, in the order of their numbers."""
+    """`segments` are paths and sizes, each with its index, in the order of their numbers."""
 
     newest_ns: int
     path: Path
@@ -132,11 +140,14 @@ def _stored_runs(journal_dir: Path) -> list[_StoredRun]:
             continue
         try:
             found = [(each.path, os.stat(each.path)) for each in segments_of(Path(entry.path))]
+            indexes = _index_bytes(Path(entry.path))
         except OSError:  # somebody else is deleting it, or it is not ours to read
             continue
         if found:
             newest_ns = max(status.st_mtime_ns for _, status in found)
-            segments = [(path, status.st_size) for path, status in found]
+            segments = [
+                (path, status.st_size + indexes.get(path.stem, 0)) for path, status in found
+            ]
             runs.append(_StoredRun(newest_ns, journal_dir / entry.name, segments))
     return sorted(runs)
 
@@ -165,7 +176,20 @@ def _delete_finished(run: _StoredRun, excess: int) -> int:
     return freed
 
 
+def _index_bytes(run_dir: Path) -> dict[str, int]:
+    """What the index files of each segment take, by the segment's name without its ending."""
+    sizes: dict[str, int] = {}
+    for entry in os.scandir(run_dir):
+        match = _INDEX_NAME.fullmatch(entry.name)
+        if match and entry.is_file(follow_symlinks=False):
+            sizes[match[1]] = sizes.get(match[1], 0) + entry.stat().st_size
+    return sizes
+
+
 def _delete(path: Path, size: int) -> int:
+    """The index first: without its segment nobody would ever delete it."""
+    for index in path.parent.glob(f"{path.stem}.tki*"):
+        index.unlink(missing_ok=True)
     try:
         path.unlink()
     except FileNotFoundError:

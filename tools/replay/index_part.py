@@ -1,0 +1,207 @@
+"""The index of one segment, as a value and as the bytes of a file beside it.
+
+    magic, format version, length and CRC of the head | head | tables | snapshots
+
+The head, a msgpack map, says where everything else lies, with its CRC. Nothing is believed that
+does not check out: whoever reads gets `IndexDamaged` and builds the part anew.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from struct import Struct
+from typing import Any
+from zlib import compress, crc32, decompressobj
+from zlib import error as ZlibError
+
+import msgspec
+
+from tokenreel.messages.journal_reader import SegmentSummary
+from tokenreel.tools.replay.committed import Position
+from tokenreel.tools.replay.index_rows import TABLES, Row, pack_rows, unpack_rows
+from tokenreel.tools.replay.replica import DivergedAt
+
+MAGIC = b"\x89TKINDX\n"
+FORMAT_VERSION = 1
+"""Changes whenever the meaning of anything in the file does."""
+COMPRESSION_LEVEL = 1
+MAX_HEAD_BYTES = 16 << 20
+_START = Struct("<8sIII")
+
+
+class IndexDamaged(Exception):
+    """These bytes are not what was written as an index, or not by this version."""
+
+
+class FileStamp(msgspec.Struct, frozen=True, array_like=True):
+    """What tells that a file is the one that was read, and how it was then."""
+
+    num_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    seen_ns: int
+    """On the same clock, when it was read: a file that changed just before may change again
+    without its times telling so."""
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of the index file."""
+
+    offset: int
+    num_bytes: int
+    crc: int
+
+
+class StoredTable(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    num_rows: int
+    extent: Extent
+
+
+class StoredSnapshot(msgspec.Struct, frozen=True, array_like=True):
+    """The core before the record at `position`, behind the step `last_step_id`."""
+
+    position: Position
+    last_step_id: int
+    t_ns: int
+    num_bytes: int
+    """Uncompressed."""
+    extent: Extent = Extent(0, 0, 0)
+
+
+class PartHead(msgspec.Struct, frozen=True, kw_only=True):
+    """`summary` is what a read of the whole segment found. `source_hash` is of the core that made
+    the snapshots."""
+
+    source_hash: bytes
+    stamp: FileStamp
+    summary: SegmentSummary
+    num_events: int
+    divergence: DivergedAt | None
+    failure: str
+    """What the core raised at the segment's last input; empty if nothing."""
+    tables: list[StoredTable] = []
+    snapshots: list[StoredSnapshot] = []
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(PartHead)
+
+
+class Part:
+    """The index of one segment. Tables and snapshots are read when they are asked for; raises
+    IndexDamaged if they do not check out."""
+
+    def __init__(self, head: PartHead, read: Callable[[int, int], bytes], start: int) -> None:
+        """`read(offset, num_bytes)` gives a piece of the file; extents count from `start` on."""
+        self.head = head
+        self._read = read
+        self._start = start
+
+    @property
+    def summary(self) -> SegmentSummary:
+        return self.head.summary
+
+    def packed_table(self, name: str) -> tuple[bytes, int]:
+        """The columns of a table as `pack_rows` made them, and the number of rows."""
+        for table in self.head.tables:
+            if table.name == name:
+                return self._piece(table.extent), table.num_rows
+        raise IndexDamaged(f"no table {name}")
+
+    def rows(self) -> dict[str, list[Any]]:
+        """All tables, as `pack_part` took them."""
+        return {
+            name: unpack_rows(row_type, *self.packed_table(name))
+            for name, row_type in TABLES.items()
+        }
+
+    def snapshot(self, stored: StoredSnapshot) -> bytes:
+        return decompressed(self._piece(stored.extent), stored.num_bytes)
+
+    def packed_snapshot(self, stored: StoredSnapshot) -> bytes:
+        """As it was handed to `pack_part`."""
+        return self._piece(stored.extent)
+
+    def restamped(self, stamp: FileStamp) -> bytes:
+        """The file anew, for the same segment in a file of which `stamp` is told."""
+        extents = [table.extent for table in self.head.tables]
+        extents += [stored.extent for stored in self.head.snapshots]
+        body = [self._piece(extent) for extent in extents]
+        return _whole(msgspec.structs.replace(self.head, stamp=stamp), body)
+
+    def _piece(self, extent: Extent) -> bytes:
+        piece = self._read(self._start + extent.offset, extent.num_bytes)
+        if len(piece) != extent.num_bytes or crc32(piece) != extent.crc:
+            raise IndexDamaged("a piece of it is missing or changed")
+        return piece
+
+
+def pack_part(
+    head: PartHead, tables: Mapping[str, Sequence[Row]], snapshots: Sequence[bytes]
+) -> bytes:
+    """The file. `snapshots` are the compressed bytes of `head.snapshots`; extents, and the tables
+    of the head, are filled in here."""
+    pieces: list[bytes] = []
+    offset = 0
+
+    def put(piece: bytes) -> Extent:
+        nonlocal offset
+        pieces.append(piece)
+        extent = Extent(offset, len(piece), crc32(piece))
+        offset += len(piece)
+        return extent
+
+    stored_tables = [
+        StoredTable(name, len(tables[name]), put(pack_rows(row_type, tables[name])))
+        for name, row_type in TABLES.items()
+    ]
+    stored_snapshots = [
+        msgspec.structs.replace(stored, extent=put(packed))
+        for stored, packed in zip(head.snapshots, snapshots, strict=True)
+    ]
+    whole_head = msgspec.structs.replace(head, tables=stored_tables, snapshots=stored_snapshots)
+    return _whole(whole_head, pieces)
+
+
+def open_part(read: Callable[[int, int], bytes]) -> Part:
+    """The part in a file of which `read(offset, num_bytes)` gives pieces. Raises IndexDamaged."""
+    start = read(0, _START.size)
+    if len(start) != _START.size:
+        raise IndexDamaged("the file is too short")
+    magic, version, num_bytes, crc = _START.unpack(start)
+    if magic != MAGIC or version != FORMAT_VERSION or num_bytes > MAX_HEAD_BYTES:
+        raise IndexDamaged("no index of this version")
+    encoded = read(_START.size, num_bytes)
+    if len(encoded) != num_bytes or crc32(encoded) != crc:
+        raise IndexDamaged("the head is missing or changed")
+    try:
+        head = _decoder.decode(encoded)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise IndexDamaged(f"the head is no head: {error}") from None
+    return Part(head, read, _START.size + num_bytes)
+
+
+def part_in_memory(packed: bytes) -> Part:
+    """The part whose file these bytes could be."""
+    return open_part(lambda offset, num_bytes: packed[offset : offset + num_bytes])
+
+
+def compressed(snapshot: bytes) -> bytes:
+    return compress(snapshot, COMPRESSION_LEVEL)
+
+
+def decompressed(packed: bytes, num_bytes: int) -> bytes:
+    """Raises IndexDamaged unless it comes to exactly `num_bytes`."""
+    unpacker = decompressobj()
+    try:
+        snapshot = unpacker.decompress(packed, num_bytes)
+    except ZlibError as error:
+        raise IndexDamaged(str(error)) from None
+    if len(snapshot) != num_bytes or not unpacker.eof:
+        raise IndexDamaged("a snapshot is shorter or longer than it was")
+    return snapshot
+
+
+def _whole(head: PartHead, pieces: Sequence[bytes]) -> bytes:
+    encoded = _encoder.encode(head)
+    start = _START.pack(MAGIC, FORMAT_VERSION, len(encoded), crc32(encoded))
+    return b"".join([start, encoded, *pieces])

@@ -1,0 +1,182 @@
+"""The indexing pass over one segment: checks it, replays it, keeps rows and snapshots."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from tokenreel.actors.core.engine import Engine
+from tokenreel.messages.codec import CoreEvent, Effect
+from tokenreel.messages.journal import HEADER_BYTES, META, SNAPSHOT, JournalDamaged, Record
+from tokenreel.messages.journal_reader import SegmentReader, summary_of
+from tokenreel.tools.replay.committed import Position
+from tokenreel.tools.replay.core_code import Core, CoreCode
+from tokenreel.tools.replay.events import decode_record
+from tokenreel.tools.replay.index_collector import Collector
+from tokenreel.tools.replay.index_part import (
+    FileStamp,
+    Part,
+    PartHead,
+    StoredSnapshot,
+    compressed,
+    pack_part,
+)
+from tokenreel.tools.replay.index_rows import Admit
+from tokenreel.tools.replay.replica import DivergedAt, Replica, Turn, turns_of
+
+MAX_REPLAY_S = 0.15
+"""Of this thread's processor time between two snapshots: a seek replays no more than that."""
+MIN_SNAPSHOT_BYTES = 1 << 18
+"""Room for snapshots that every segment has, however short it is."""
+SNAPSHOT_SHARE = 4
+"""Snapshots together take at most this part of the segment's length."""
+PROGRESS_RECORDS = 256
+
+Clock = Callable[[], float]
+Progress = Callable[[int], None]
+"""Is told the offset up to which the segment is done."""
+
+
+class SegmentPass:
+    """One pass over one segment, or over what was written to it since `known`."""
+
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        code: CoreCode,
+        known: Part | None = None,
+        clock: Clock = time.thread_time,
+        progress: Progress = lambda offset: None,
+    ) -> None:
+        self._reader = SegmentReader(data, name, known.summary if known else None)
+        self._name = name
+        self._code = code
+        self._clock = clock
+        self._progress = progress
+        self._replica = Replica(code)
+        self._replica.enter(self._reader.header, name)
+        self._collector: Collector | None = None
+        self._snapshots: list[tuple[StoredSnapshot, bytes]] = []
+        self._divergence: DivergedAt | None = None
+        self._num_events = 0
+        self._first_type: int | None = None
+        self._began = clock()
+        if known is not None:
+            self._go_on(data, known)
+
+    def run(self, stamp: FileStamp) -> bytes:
+        """The bytes of the segment's part."""
+        for item in turns_of(self._records(), self._name):
+            if isinstance(item, Turn):
+                self._take(item)
+            else:
+                self._meet(item)
+        self._require_meta()
+        summary = summary_of(self._reader)
+        self._keep_snapshot(Position(summary.committed_length, summary.next_seq), summary.last_t_ns)
+        self._thin_out(max(MIN_SNAPSHOT_BYTES, summary.committed_length // SNAPSHOT_SHARE))
+        failure = self._replica.failure
+        head = PartHead(
+            source_hash=self._code.source_hash,
+            stamp=stamp,
+            summary=summary,
+            num_events=self._num_events,
+            divergence=self._divergence,
+            failure="" if failure is None else f"{failure.type_name}: {failure.message}",
+            snapshots=[stored for stored, _ in self._snapshots],
+        )
+        tables = self._collector.tables if self._collector else Collector(1).tables
+        return pack_part(head, tables, [packed for _, packed in self._snapshots])
+
+    def _records(self) -> Iterator[Record]:
+        """What the reader reads; notes the first record, and how far it has come."""
+        for number, record in enumerate(self._reader):
+            if self._first_type is None:
+                self._first_type = record.type
+                self._require_meta()
+            if number % PROGRESS_RECORDS == 0:
+                self._progress(record.offset)
+            yield record
+
+    def _require_meta(self) -> None:
+        if self._first_type not in (META, None):
+            raise JournalDamaged(self._name, HEADER_BYTES, "the first record is not META")
+
+    def _meet(self, record: Record) -> None:
+        self._replica.meet(record)
+        if record.type == META:
+            self._collector = Collector(self._replica.configuration.block_size)
+        elif record.type == SNAPSHOT and self._replica.engine is not None:
+            assert self._collector is not None
+            for admit in _in_flight(self._replica.engine):
+                self._collector.carry(admit)
+
+    def _take(self, turn: Turn) -> None:
+        record = turn.input
+        if self._clock() - self._began >= MAX_REPLAY_S:
+            self._keep_snapshot(Position(record.offset, record.seq), record.t_ns)
+        was_lost = self._replica.divergence is not None
+        self._replica.apply(turn)
+        if not was_lost and self._replica.divergence is not None:
+            self._divergence = self._divergence or self._replica.divergence
+        self._num_events += 1
+        event: CoreEvent = decode_record(record, self._name)  # type: ignore[assignment]
+        effects: list[Effect] = [
+            decode_record(effect, self._name)  # type: ignore[misc]
+            for effect in turn.effects
+        ]
+        if self._collector is None:
+            raise JournalDamaged(self._name, record.offset, "an input before META")
+        self._collector.take(record.seq, record.offset, record.t_ns, event, effects)
+
+    def _keep_snapshot(self, position: Position, t_ns: int) -> None:
+        replica = self._replica
+        if replica.engine is not None and replica.failure is None:
+            snapshot = replica.engine.snapshot()
+            packed = compressed(snapshot)
+            stored = StoredSnapshot(position, replica.last_step_id, t_ns, len(snapshot))
+            self._snapshots.append((stored, packed))
+        self._began = self._clock()
+
+    def _thin_out(self, max_bytes: int) -> None:
+        """Leaves every second snapshot out until the rest takes at most `max_bytes`. The last one
+        stays: the next pass over a segment that still grows begins there."""
+        while len(self._snapshots) > 1:
+            if sum(len(packed) for _, packed in self._snapshots) <= max_bytes:
+                return
+            self._snapshots = self._snapshots[::-1][::2][::-1]
+
+    def _go_on(self, data: bytes, known: Part) -> None:
+        """Takes up the state in which the earlier pass ended."""
+        head = known.head
+        meta = next(iter(SegmentReader(data[: head.summary.committed_length], self._name)))
+        self._first_type = meta.type
+        self._replica.meet(meta)
+        self._collector = Collector(self._replica.configuration.block_size, known.rows())
+        self._num_events = head.num_events
+        self._divergence = head.divergence
+        self._snapshots = [(stored, known.packed_snapshot(stored)) for stored in head.snapshots]
+        if head.divergence is not None:
+            self._replica.divergence = head.divergence
+        elif head.snapshots:
+            last = head.snapshots[-1]
+            self._replica.resume(known.snapshot(last), last.last_step_id)
+
+
+def _in_flight(core: Core) -> list[Admit]:
+    """The requests that the core holds."""
+    if not isinstance(core, Engine):
+        return []
+    rows = []
+    for request in core.requests.values():
+        known = [core.sequences[seq_id] for seq_id in request.seq_ids if seq_id in core.sequences]
+        rows.append(
+            Admit(
+                *request.key,
+                first_seq_id=request.seq_ids[0],
+                n=len(request.seq_ids),
+                num_prompt_tokens=known[0].num_prompt_tokens,
+                max_tokens=known[0].stopping.max_tokens,
+                priority=known[0].level,
+            )
+        )
+    return rows
