@@ -13,6 +13,7 @@ from tokenreel.messages.requests import (
     RequestRejected,
 )
 from tokenreel.messages.steps import (
+    ScheduledSequence,
     SequencePreempted,
     StepBegan,
     StepCompleted,
@@ -27,6 +28,11 @@ from tokenreel.tools.replay.index_rows import (
     SequenceMarks,
     Step,
 )
+
+
+def is_decode(share: ScheduledSequence) -> bool:
+    """One token that yields the next; everything else is prefill, after a preemption too."""
+    return share.num_tokens == 1 and share.num_logits == 1
 
 
 class Collector:
@@ -116,9 +122,7 @@ class Collector:
         row.num_seqs = len(step.scheduled)
         row.num_added = len(step.added)
         row.num_sampled = sum(share.num_logits for share in step.scheduled)
-        row.num_decode_tokens = sum(
-            share.num_logits for share in step.scheduled if share.num_tokens == 1
-        )
+        row.num_decode_tokens = sum(is_decode(share) for share in step.scheduled)
         row.num_new_blocks = sum(len(share.new_block_ids) for share in step.scheduled)
         row.num_context_tokens = sum(share.start + share.num_tokens for share in step.scheduled)
         for added in step.added:

@@ -1,6 +1,6 @@
 """The index of one segment, as a value and as the bytes of a file beside it.
 
-    magic, format version, length and CRC of the head | head | tables | snapshots
+    magic, version, CRC of the schema, length and CRC of the head | head | tables | snapshots
 
 The head, a msgpack map, says where everything else lies, with its CRC. Nothing is believed that
 does not check out: whoever reads gets `IndexDamaged` and builds the part anew.
@@ -16,15 +16,15 @@ import msgspec
 
 from tokenreel.messages.journal_reader import SegmentSummary
 from tokenreel.tools.replay.committed import Position
-from tokenreel.tools.replay.index_rows import TABLES, Row, pack_rows, unpack_rows
+from tokenreel.tools.replay.index_rows import TABLES, Row, pack_rows, schema, unpack_rows
 from tokenreel.tools.replay.replica import DivergedAt
 
 MAGIC = b"\x89TKINDX\n"
 FORMAT_VERSION = 1
-"""Changes whenever the meaning of anything in the file does."""
+"""Changes with the meaning of anything in the file. What columns there are, it tells itself."""
 COMPRESSION_LEVEL = 1
 MAX_HEAD_BYTES = 16 << 20
-_START = Struct("<8sIII")
+_START = Struct("<8sIIII")
 
 
 class IndexDamaged(Exception):
@@ -82,6 +82,7 @@ class PartHead(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: list[StoredSnapshot] = []
 
 
+_SCHEMA_CRC = crc32(schema().encode())
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(PartHead)
 
@@ -167,8 +168,9 @@ def open_part(read: Callable[[int, int], bytes]) -> Part:
     start = read(0, _START.size)
     if len(start) != _START.size:
         raise IndexDamaged("the file is too short")
-    magic, version, num_bytes, crc = _START.unpack(start)
-    if magic != MAGIC or version != FORMAT_VERSION or num_bytes > MAX_HEAD_BYTES:
+    magic, version, schema_crc, num_bytes, crc = _START.unpack(start)
+    is_known = (magic, version, schema_crc) == (MAGIC, FORMAT_VERSION, _SCHEMA_CRC)
+    if not is_known or num_bytes > MAX_HEAD_BYTES:
         raise IndexDamaged("no index of this version")
     encoded = read(_START.size, num_bytes)
     if len(encoded) != num_bytes or crc32(encoded) != crc:
@@ -203,5 +205,5 @@ def decompressed(packed: bytes, num_bytes: int) -> bytes:
 
 def _whole(head: PartHead, pieces: Sequence[bytes]) -> bytes:
     encoded = _encoder.encode(head)
-    start = _START.pack(MAGIC, FORMAT_VERSION, len(encoded), crc32(encoded))
+    start = _START.pack(MAGIC, FORMAT_VERSION, _SCHEMA_CRC, len(encoded), crc32(encoded))
     return b"".join([start, encoded, *pieces])

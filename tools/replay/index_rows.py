@@ -1,7 +1,9 @@
 """What the index tells about steps, requests and sequences: one struct per kind of row."""
 
+import sys
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 import msgspec
@@ -38,10 +40,10 @@ class Step(Completion):
     offset: I64 = 0
     t_ns: I64 = 0
     num_tokens: I32 = 0
-    num_decode_tokens: I32 = 0
-    """Of those that are alone in their sequence's share and bring its next token."""
     num_seqs: I32 = 0
     num_sampled: I32 = 0
+    num_decode_tokens: I32 = 0
+    """Of `num_tokens`, those that a sequence computed alone in the step to put the next one out."""
     num_added: I32 = 0
     num_new_blocks: I32 = 0
     num_context_tokens: I64 = 0
@@ -111,10 +113,17 @@ TABLES: dict[str, type[Row]] = {
 }
 
 
+@cache
 def columns_of(row_type: type[Row]) -> dict[str, str]:
     """The fields of a row and their typecodes (those of the module `array`)."""
     hints = get_type_hints(row_type, include_extras=True)
     return {name: hints[name].__metadata__[0] for name in row_type.__struct_fields__}
+
+
+def schema() -> str:
+    """All tables and their columns: whoever was packed under another cannot be unpacked."""
+    columns = {name: columns_of(row_type) for name, row_type in TABLES.items()}
+    return f"{sys.byteorder}-endian {columns}"
 
 
 def pack_rows(row_type: type[Row], rows: Sequence[Row]) -> bytes:

@@ -30,9 +30,9 @@ class Steps:
     offset: Column
     t_ns: Column
     num_tokens: Column
-    num_decode_tokens: Column
     num_seqs: Column
     num_sampled: Column
+    num_decode_tokens: Column
     num_added: Column
     num_new_blocks: Column
     num_context_tokens: Column
