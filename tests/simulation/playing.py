@@ -62,13 +62,7 @@ class Watching:
 def play(config: CoreConfig, *requests: ScenarioRequest, max_turns: int = 2000) -> Transcript:
     """The transcript, after checking that everybody got exactly the tokens they should have."""
     scenario = Scenario(config=config, requests=requests, max_turns=max_turns)
-    worker = CheckingWorker(
-        num_blocks=config.num_blocks,
-        block_size=config.block_size,
-        vocab_size=config.vocab_size,
-        max_num_seqs=config.max_num_seqs,
-    )
-    player = Player(scenario, worker, Watching())
+    player = Player(scenario, CheckingWorker(config), Watching())
     transcript = player.play()
     check_quiet(player.engine)
     for (number, index), tokens in transcript.outputs.items():

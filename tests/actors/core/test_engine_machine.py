@@ -93,13 +93,7 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.engine = Engine(self.config)
         self.stops: dict[tuple[int, int], int] = {}
-        self.worker = CheckingWorker(
-            num_blocks=num_blocks,
-            block_size=block_size,
-            vocab_size=VOCAB_SIZE,
-            max_num_seqs=max_num_seqs,
-            stops=self.stops,
-        )
+        self.worker = CheckingWorker(self.config, self.stops)
         self.dispatched: deque[StepScheduled] = deque()
         self.next_number = 0
         self.seed_of: dict[SeqId, int] = {}
