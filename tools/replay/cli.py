@@ -24,6 +24,9 @@ from tokenreel.tools.replay.journal import JournalMissing
 VERBS = {
     "verify": "does this code decide as it did then?",
     "show": "what happened, one line per event",
+    "why": "why did this request take so long?",
+    "what-if": "what would the clients have met under other settings?",
+    "view": "the whole run as a web page, step by step",
 }
 """In the order of `--help`. The module of a verb is imported only when it is asked for."""
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, code: CoreCode | None = None) -
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         verb, options = _parse(given)
-        options.code = code
+        options.code, options.given = code, given
         exit_code = verb.run(options)
         sys.stdout.flush()
         return exit_code

@@ -74,8 +74,14 @@ class Comparison:
         self._num_gaps = self._num_records_lost = 0
 
     @property
-    def has_no_state(self) -> bool:
-        return self._core is None
+    def core(self) -> Core | None:
+        """The core under test, behind the event that was applied last; None before a start."""
+        return self._core
+
+    @property
+    def last_t_ns(self) -> int:
+        """When the last event came; 0 if there was none in this segment."""
+        return self._input.t_ns if self._input else 0
 
     @property
     def counts(self) -> Counts:
@@ -176,7 +182,8 @@ class Comparison:
         components: tuple[str, ...] = ()
         if isinstance(recorded, StepDecided) and isinstance(effect, StepDecided):
             components = self._differing_components(recorded.digest, effect.digest)
-        self._diverge(record, difference, type(recorded).__name__, components)
+        name, both = type(recorded).__name__, (recorded, effect)
+        self._diverge(record, difference, name, components, both)
 
     def _differing_components(
         self, recorded: tuple[int, ...], replayed: tuple[int, ...]
@@ -292,6 +299,7 @@ class Comparison:
         difference: Difference,
         subject: str,
         components: tuple[str, ...] = (),
+        messages: tuple[Any, ...] = (),
     ) -> NoReturn:
         raise Diverged(
             Divergence(
@@ -300,11 +308,15 @@ class Comparison:
                 offset=record.offset if record else 0,
                 step=self.step,
                 last_step_agreed=self.last_step_agreed,
+                input_seq=self._input.seq if self._input else 0,
                 input=shown(self._message),
                 path=joined(subject, difference.path),
                 recorded=shown(difference.recorded),
                 replayed=shown(difference.replayed),
                 components=components,
             ),
+            messages or (difference.recorded, difference.replayed),
+            self._message,
+            self._effects,
             is_at_start=subject == "snapshot",
         )

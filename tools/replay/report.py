@@ -1,43 +1,59 @@
 """What `engine-replay verify` says: for a person, and as JSON for a program."""
 
 import json
+import platform
 from typing import Any
 
 import msgspec
 
-from tokenreel.tools.replay.divergence import Divergence
-from tokenreel.tools.replay.journal import Journal
+from tokenreel.messages.journal import JournalDamaged
+from tokenreel.tools.replay.blame import DAMAGED_JOURNAL, UNKNOWN, Cause
+from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.replay.divergence_text import detail_lines, place_lines, row, short_line
+from tokenreel.tools.replay.journal import Journal, JournalMissing
+from tokenreel.tools.replay.spans import damage_of
 from tokenreel.tools.replay.verify import Verdict
 
 
-def as_text(journal: Journal, verdict: Verdict, blame: str | None) -> str:
-    """`blame` is the line that says who is to blame for a divergence."""
+def as_text(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:
+    """`cause` is what explains the first divergence."""
     lines = [_headline(verdict)]
     if verdict.divergence is not None:
-        lines += _divergence_lines(verdict.divergence)
-        lines.append(_row("to blame", blame or "unknown"))
+        lines.append(row("cause", f"{cause.kind}: {cause.detail}" if cause else UNKNOWN))
+        lines += place_lines(verdict.divergence)
     lines += _run_lines(journal, verdict)
-    lines += [_row("note", note) for note in _notes(journal, verdict)]
+    lines += [row("note", note) for note in _notes(journal, verdict)]
+    if verdict.divergence is not None:
+        lines += detail_lines(verdict.divergence, journal.segments[0].header.monotonic_ns)
+    if len(verdict.divergences) > 1:
+        lines += ["", "Further differences, each behind another snapshot:"]
+        lines += [short_line(divergence) for divergence in verdict.divergences[1:]]
     if verdict.reproduced is not None and verdict.divergence is None:
         lines += ["", "As recorded then:", verdict.reproduced.traceback.rstrip()]
     return "\n".join(lines)
 
 
-def as_json(journal: Journal, verdict: Verdict, blame: str | None) -> str:
+def as_json(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:
     meta, code = verdict.meta, verdict.code
+    divergences = [msgspec.to_builtins(divergence) for divergence in verdict.divergences]
     report: dict[str, Any] = {
         "outcome": _outcome(verdict),
         "run_id": journal.run_id,
         "path": str(journal.path),
         "has_ended": journal.has_ended,
         "is_live": journal.is_live,
-        "divergence": verdict.divergence and msgspec.structs.asdict(verdict.divergence),
+        "cause": cause and cause.kind,
+        "cause_detail": cause and cause.detail,
+        "divergence": divergences[0] if divergences else None,
+        "divergences": divergences,
+        "skipped": msgspec.to_builtins(verdict.skipped),
+        "damage": msgspec.to_builtins(verdict.damage),
         "reproduced": verdict.reproduced and msgspec.structs.asdict(verdict.reproduced),
-        "blame": blame,
         "source_hash": {"recorded": meta.source_hash.hex(), "running": code.source_hash.hex()},
         "logic_version": {"recorded": meta.logic_version, "running": code.logic_version},
         "version": meta.version,
         "commit": meta.commit,
+        "python": {"recorded": meta.python, "running": platform.python_version()},
         "configuration": meta.configuration,
         "facts": meta.facts,
         "totals": verdict.totals._asdict(),
@@ -46,9 +62,27 @@ def as_json(journal: Journal, verdict: Verdict, blame: str | None) -> str:
     return json.dumps(report, default=_plain)
 
 
+def failure_as_json(error: Exception) -> str:
+    """What kept verify from a verdict; the exit code says the same."""
+    report: dict[str, Any] = {"outcome": "fault", "error": str(error), "divergence": None}
+    if isinstance(error, JournalDamaged):
+        report["outcome"], report["cause"] = "damaged", DAMAGED_JOURNAL
+        report["damage"] = msgspec.to_builtins(damage_of(error))
+    elif isinstance(error, JournalMissing):
+        report["outcome"] = "missing"
+    elif isinstance(error, UsageError):
+        report["outcome"] = "usage"
+    else:
+        report["error"] = f"{type(error).__name__}: {error}"
+    return json.dumps(report)
+
+
 def _headline(verdict: Verdict) -> str:
     if verdict.divergence is not None:
-        return "DIVERGED: the code does not decide as it did then"
+        more = len(verdict.divergences)
+        return "DIVERGED: the code does not decide as it did then" + (
+            f" ({more} differences)" if more > 1 else ""
+        )
     if verdict.reproduced is not None:
         failure = verdict.reproduced
         return f"reproduced CoreFailed: {failure.type_name}: {failure.message}"
@@ -59,20 +93,6 @@ def _outcome(verdict: Verdict) -> str:
     if verdict.divergence is not None:
         return "diverged"
     return "equal" if verdict.reproduced is None else "reproduced"
-
-
-def _divergence_lines(divergence: Divergence) -> list[str]:
-    rows = [
-        ("at", f"seq {divergence.seq}, {divergence.segment}, offset {divergence.offset}"),
-        ("step", f"{divergence.step} (the last one that agreed: {divergence.last_step_agreed})"),
-        ("input", divergence.input),
-        ("difference", divergence.path),
-        ("recorded", divergence.recorded),
-        ("replayed", divergence.replayed),
-    ]
-    if divergence.components:
-        rows.append(("components", ", ".join(divergence.components)))
-    return [_row(name, text) for name, text in rows]
 
 
 def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:
@@ -96,7 +116,7 @@ def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:
         ),
         ("time", f"{span_s:,.3f} s recorded, {duration_s:,.3f} s replayed{speed}"),
     ]
-    return [_row(name, text) for name, text in rows]
+    return [row(name, text) for name, text in rows]
 
 
 def _notes(journal: Journal, verdict: Verdict) -> list[str]:
@@ -107,15 +127,22 @@ def _notes(journal: Journal, verdict: Verdict) -> list[str]:
             f"{_count(totals.num_gaps, 'gap')}: {_count(totals.num_records_lost, 'record')} never "
             "written; a snapshot follows each gap, and the replay went on from there"
         )
+    for segment in verdict.skipped:
+        notes.append(
+            f"{segment.segment} was passed over behind a difference: {segment.reason} "
+            f"(offset {segment.offset})"
+        )
+    if verdict.damage is not None:
+        damage = verdict.damage
+        notes.append(
+            f"damaged, and read no further: {damage.segment}, offset {damage.offset}: "
+            f"{damage.reason}"
+        )
     known = set(verdict.configuration.__struct_fields__)
     unknown = [name for name in verdict.meta.configuration if name not in known]
     if unknown:
         notes.append(f"the configuration has fields unknown here: {', '.join(unknown)}")
     return notes
-
-
-def _row(name: str, text: str) -> str:
-    return f"  {name:<14} {text}"
 
 
 def _count(number: int, noun: str) -> str:

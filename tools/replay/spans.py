@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from tokenreel.messages.journal import JournalDamaged
 from tokenreel.messages.journal_meta import CoreFailed, Meta
 from tokenreel.tools.replay.divergence import Divergence
 from tokenreel.tools.replay.journal import Journal
@@ -31,6 +32,10 @@ class Damage(msgspec.Struct, frozen=True):
     segment: str
     offset: int
     reason: str
+
+
+def damage_of(error: JournalDamaged) -> Damage:
+    return Damage(error.segment, error.offset, error.reason)
 
 
 class Counts(msgspec.Struct):
@@ -59,11 +64,12 @@ class SpanResult(msgspec.Struct):
     counts: Counts = msgspec.field(default_factory=Counts)
     step: int = 0
     last_step_agreed: int = 0
+    last_t_ns: int = 0
     has_started: bool = True
 
 
 Tick = Callable[[int], None]
-"""Told the number of further records that were replayed."""
+"""Told how many further bytes of the journal were replayed."""
 ReplaySpan = Callable[[Span, int, Tick], SpanResult]
 """The replay of a span up to that many divergences."""
 
@@ -125,6 +131,7 @@ def _append(merged: SpanResult, result: SpanResult) -> None:
     merged.counts.add(result.counts)
     merged.step = result.step or merged.step
     merged.last_step_agreed = result.last_step_agreed or merged.last_step_agreed
+    merged.last_t_ns = max(merged.last_t_ns, result.last_t_ns)
 
 
 def _in_processes(
@@ -174,8 +181,8 @@ def _start(span: Span, replay: ReplaySpan, max_divergences: int) -> tuple[Any, A
 
 
 def _replay_and_tell(span: Span, replay: ReplaySpan, max_divergences: int, writer: Any) -> None:
-    def tick(num_records: int) -> None:
-        writer.send_bytes(num_records.to_bytes(_TICK_BYTES, "little"))
+    def tick(num_bytes: int) -> None:
+        writer.send_bytes(num_bytes.to_bytes(_TICK_BYTES, "little"))
 
     try:
         result = replay(span, max_divergences, tick)
@@ -195,5 +202,5 @@ def _receive(reader: Any) -> int | SpanResult | None:
     return msgspec.msgpack.decode(told, type=SpanResult)
 
 
-def _silent(num_records: int) -> None:
+def _silent(num_bytes: int) -> None:
     """Nobody watches."""

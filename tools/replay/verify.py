@@ -26,13 +26,14 @@ from tokenreel.tools.replay.divergence import (
     Diverged,
     Divergence,
 )
+from tokenreel.tools.replay.explanation import explain
 from tokenreel.tools.replay.journal import Journal, read_records
 from tokenreel.tools.replay.spans import (
-    Counts,
     Damage,
     Span,
     SpanResult,
     Tick,
+    damage_of,
     replay_spans,
     split,
 )
@@ -93,18 +94,21 @@ def verify(
     within: Range | None = None,
     max_divergences: int = 1,
     jobs: int = 1,
-    tick: Tick = lambda num_records: None,
+    explained: bool = True,
+    tick: Tick = lambda num_bytes: None,
 ) -> Verdict:
     """Stops at the first divergence; with a higher `max_divergences` it goes on from the snapshot
-    of the segment behind each. `jobs` processes come to the same verdict as one.
+    of the segment behind each. `jobs` processes come to the same verdict as one. `explained`
+    divergences tell more than their place (`explanation`), which takes another look at the segment.
 
     Raises JournalDamaged if the records, though whole, are none that a core could have made.
     """
     within = within or Range(0, len(journal.segments))
+    asked = _Question(journal, code, within.until, explained)
     began_ns = time.monotonic_ns()
 
     def replay(span: Span, max_divergences: int, tick: Tick) -> SpanResult:
-        return _replay_span(journal, code, span, within.until, max_divergences, tick)
+        return _replay_span(asked, span, max_divergences, tick)
 
     spans = split(journal, within.first, within.end, jobs)
     result = replay_spans(spans, replay, jobs, max_divergences, tick)
@@ -118,25 +122,29 @@ def verify(
         result.meta,
         msgspec.convert(result.meta.configuration, code.configuration),
         code,
-        _totals(journal, within, result.counts, duration_ns),
+        _totals(journal, within, result, duration_ns),
         result.skipped,
         result.damage,
     )
 
 
-def _replay_span(
-    journal: Journal, code: CoreCode, span: Span, until: int, max_divergences: int, tick: Tick
-) -> SpanResult:
-    replay, result = Comparison(code), SpanResult()
+class _Question(NamedTuple):
+    journal: Journal
+    code: CoreCode
+    until: int
+    explained: bool
+
+
+def _replay_span(asked: _Question, span: Span, max_divergences: int, tick: Tick) -> SpanResult:
+    replay, result = Comparison(asked.code), SpanResult()
     index = span.first
     try:
         while index < span.end:
             try:
-                _replay_segment(replay, journal, index, until, tick)
+                _replay_segment(asked, replay, index, tick)
                 index += 1
             except Diverged as diverged:
-                result.divergences.append(diverged.divergence)
-                result.meta = result.meta or replay.meta
+                _note(asked, replay, index, diverged, result)
                 if len(result.divergences) == max_divergences:
                     break
                 replay.start_over()
@@ -145,39 +153,50 @@ def _replay_span(
                 if not result.divergences:
                     result.has_started = index > span.first
                     raise
-                result.skipped.append(_damage(refusal))
+                result.skipped.append(damage_of(refusal))
                 index += 1
         else:
-            _arrive(replay, journal, span.end, until)
+            _arrive(asked, replay, span.end)
     except JournalDamaged as damage:
-        result.damage = _damage(damage)
+        result.damage = damage_of(damage)
     except Diverged as diverged:  # from the snapshot that it should have arrived at
-        result.divergences.append(diverged.divergence)
+        _note(asked, replay, span.end, diverged, result)
     result.meta = result.meta or replay.meta
     result.reproduced, result.counts = replay.reproduced, replay.counts
     result.step, result.last_step_agreed = replay.step, replay.last_step_agreed
+    result.last_t_ns = replay.last_t_ns
     return result
 
 
-def _replay_segment(
-    replay: Comparison, journal: Journal, index: int, until: int, tick: Tick
+def _note(
+    asked: _Question, replay: Comparison, index: int, diverged: Diverged, result: SpanResult
 ) -> None:
-    records = _enter(replay, journal, index)
-    if journal.segments[index].next_seq > until:
+    divergence = diverged.divergence
+    if asked.explained:
+        divergence = explain(diverged, replay.core, asked.journal, index)
+    result.divergences.append(divergence)
+    result.meta = result.meta or replay.meta
+
+
+def _replay_segment(asked: _Question, replay: Comparison, index: int, tick: Tick) -> None:
+    records, until = _enter(replay, asked.journal, index), asked.until
+    if asked.journal.segments[index].next_seq > until:
         records = takewhile(lambda record: record.seq <= until or not record.flags & INPUT, records)
+    replayed = 0
     while chunk := list(islice(records, RECORDS_PER_TICK)):
         replay.run(chunk)
-        tick(len(chunk))
+        tick(chunk[-1].offset - replayed)
+        replayed = chunk[-1].offset
     replay.require_complete()
 
 
-def _arrive(replay: Comparison, journal: Journal, index: int, until: int) -> None:
+def _arrive(asked: _Question, replay: Comparison, index: int) -> None:
     """The state at the end of a span is the one with which the next segment starts."""
-    if index == len(journal.segments) or replay.has_no_state:
+    if index == len(asked.journal.segments) or replay.core is None:
         return
-    header = journal.segments[index].header
-    if header.first_seq - 1 <= until and not header.flags & AFTER_GAP:
-        records = _enter(replay, journal, index)
+    header = asked.journal.segments[index].header
+    if header.first_seq - 1 <= asked.until and not header.flags & AFTER_GAP:
+        records = _enter(replay, asked.journal, index)
         replay.run(takewhile(lambda record: record.type in (META, SNAPSHOT), records))
 
 
@@ -191,16 +210,12 @@ def _enter(replay: Comparison, journal: Journal, index: int) -> Iterator[Record]
     return records
 
 
-def _damage(damage: JournalDamaged) -> Damage:
-    return Damage(damage.segment, damage.offset, damage.reason)
-
-
-def _totals(journal: Journal, within: Range, counts: Counts, duration_ns: int) -> Totals:
+def _totals(journal: Journal, within: Range, result: SpanResult, duration_ns: int) -> Totals:
     segments = journal.segments[within.first : within.end]
     return Totals(
         num_segments=len(segments),
         num_records=sum(segment.num_records for segment in segments),
-        **msgspec.structs.asdict(counts),
-        span_ns=max(0, segments[-1].last_t_ns - segments[0].header.monotonic_ns),
+        **msgspec.structs.asdict(result.counts),
+        span_ns=max(0, result.last_t_ns - segments[0].header.monotonic_ns),
         duration_ns=duration_ns,
     )

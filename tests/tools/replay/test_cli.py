@@ -111,7 +111,7 @@ def test_records_that_this_code_would_not_have_written_are_blamed_on_the_journal
     text = capsys.readouterr().out
     assert re.search("difference +StepDecided.num_free_blocks", text)
     assert re.search(r"step +30 \(the last one that agreed: 29\)", text)
-    assert re.search("to blame +the journal", text)
+    assert re.search(r"cause +damaged journal: ", text)
 
 
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["dance"], ["verify", "a", "b"]])

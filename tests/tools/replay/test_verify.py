@@ -351,13 +351,13 @@ def test_the_report_names_both_versions_of_the_code(
     assert text.startswith("DIVERGED")
     assert re.search(r"at +seq \d+, engine-1-0.tkr, offset \d+", text)
     assert re.search(r"step +3 \(the last one that agreed: 2\)", text)
-    assert re.search("to blame +the code: its source has changed since", text)
+    assert re.search("cause +code change: its source has changed since", text)
     assert f"(now {b'now'.hex()})" in text
     assert "tokens_per_step=4" in text
 
     other_logic = code_of(OneTokenMore)._replace(logic_version=2)
     main(["verify", str(run)], other_logic)
-    assert "another logic version: 1 then, 2 now" in capsys.readouterr().out
+    assert "code change: another logic version: 1 then, 2 now" in capsys.readouterr().out
 
 
 def test_json_tells_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
