@@ -24,7 +24,7 @@ from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
 from tokenreel.messages.ids import BlockHash, RequestKey, SeqId
 from tokenreel.messages.journal import EFFECT, INPUT
 from tokenreel.messages.outputs import OutputDelivered, TokensEmitted
-from tokenreel.messages.requests import AdmitRequest
+from tokenreel.messages.requests import AbortRequest, AdmitRequest
 from tokenreel.messages.sampling import SamplingParams, StoppingParams, TextParams
 from tokenreel.messages.steps import SampledTokens, StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.replay.core_code import installed_core
@@ -38,6 +38,16 @@ NUM_SHARED_TOKENS = 64
 NUM_PREFIXES = 4
 NUM_OUTPUT_TOKENS = 64
 DEPTH = 2
+NUM_CORE_STEPS = 500
+CORE_SIZES = (
+    (32, 0, 0),
+    (64, 0, 0),
+    (256, 0, 0),
+    (32, 100, 100),
+    (32, 100_000, 100),
+    (32, 100, 100_000),
+)
+"""Sequences that run, requests that wait, requests that are over but not confirmed."""
 
 Applied = tuple[CoreEvent, list[Effect]]
 
@@ -77,9 +87,16 @@ class Streams:
             yield self._apply(_completed(self._dispatched.popleft()))
         yield self._apply(StepBegan(self.engine.next_step_id))
 
+    def finish(self, num_requests: int) -> None:
+        """Requests that are over, and whose end nobody ever confirms."""
+        for _ in range(num_requests):
+            request = self._next_request()
+            self.engine.apply(request)
+            self.engine.apply(AbortRequest(request.key))
+
     def admit(self, num_requests: int) -> None:
         for _ in range(num_requests):
-            self._apply(self._next_request())
+            self.engine.apply(self._next_request())
 
     def _apply(self, event: CoreEvent) -> Applied:
         began_ns = time.thread_time_ns()
@@ -128,12 +145,13 @@ def _completed(step: StepScheduled) -> StepCompleted:
     return StepCompleted(step.step_id, outputs, time.monotonic_ns(), time.monotonic_ns())
 
 
-def core_time_us(num_running: int, num_waiting: int = 0, num_steps: int = 500) -> float:
+def core_time_us(num_running: int, num_waiting: int, num_finished: int) -> float:
     """What a step costs the core: its completion, the next one, and who comes and goes."""
-    streams = Streams(num_running, max_in_flight=2 * num_running + num_waiting)
+    streams = Streams(num_running, max_in_flight=2 * num_running + num_waiting + num_finished)
+    streams.finish(num_finished)
     streams.admit(num_waiting)
     times: list[int] = []
-    for _ in range(num_steps):
+    for _ in range(NUM_CORE_STEPS):
         streams.core_ns = 0
         for _applied in streams.turn():
             pass
@@ -182,9 +200,9 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=32, help="concurrent requests (32)")
     parser.add_argument("--steps", type=int, default=4000, help="steps to record and verify (4000)")
     options = parser.parse_args()
-    for num_running, num_waiting in ((32, 0), (64, 0), (256, 0), (32, 100), (32, 100_000)):
-        who = f"{num_running} running, {num_waiting:,} waiting"
-        _print_cost("core", who, core_time_us(num_running, num_waiting))
+    for sizes in CORE_SIZES:
+        who = "{} running, {:,} waiting, {:,} over".format(*sizes)
+        _print_cost("core", who, core_time_us(*sizes))
     with tempfile.TemporaryDirectory() as directory:
         run_dir, encode_us, journal_us = record(Path(directory), options.streams, options.steps)
         who = f"{options.streams} streams"
@@ -197,7 +215,7 @@ def main() -> int:
 
 
 def _print_cost(what: str, who: str, step_us: float) -> None:
-    print(f"{what:8} {who:28} {step_us:9,.1f} us a step {1e6 / step_us:10,.0f} steps/s")
+    print(f"{what:8} {who:36} {step_us:9,.1f} us a step {1e6 / step_us:10,.0f} steps/s")
 
 
 if __name__ == "__main__":

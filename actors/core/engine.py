@@ -192,13 +192,15 @@ class Engine:
         failures = {failure.seq_id: failure.message for failure in event.failures}
         emitted: list[SequenceTokens] = []
         effects: list[Effect] = [TokensEmitted(emitted)]
+        sequences, changed = self.sequences, self._changed
         for share in step.shares:
             seq_id, samples = share.seq_id, share.samples
-            sequence = self.sequences.get(seq_id)
+            sequence = sequences.get(seq_id)
             if sequence is None or sequence.finish_reason is not None:
                 continue  # it ended after this step was sent: the token is dropped
             sequence.num_open_steps -= 1
-            sequence.num_open_samples -= samples
+            if samples:
+                sequence.num_open_samples -= 1
             failure = failures.get(seq_id, "")
             if samples and not failure:
                 failure = self._fault(tokens.get(seq_id))
@@ -209,7 +211,7 @@ class Engine:
                 self._commit(sequence, share.end)
             if samples:
                 emitted.append(self._put_out(sequence, tokens[seq_id][0], effects))
-            self._changed[seq_id] = sequence
+            changed[seq_id] = sequence
         self.kv.pool.lift_fence(event.step_id)
         return effects if emitted else effects[1:]
 

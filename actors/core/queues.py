@@ -41,6 +41,10 @@ class Queues:
             heappop(self.line)  # it left from the middle of the line
         return None
 
+    def may_precede(self, level: int) -> bool:
+        """False if nobody of a strictly lower level than `level` waits, for sure. At once."""
+        return bool(self.line) and self.line[0][0][0] < level
+
     def block(self, sequence: Sequence) -> None:
         self.blocked[sequence.seq_id] = sequence
         self._place(sequence, Status.BLOCKED)
@@ -58,8 +62,10 @@ class Queues:
         """Gives the sequence a row; there must be a free one."""
         self._leave(sequence)
         sequence.row = heappop(self.free_rows)
-        self.running.append(sequence)
-        self.running.sort(key=_order)
+        place = len(self.running)  # nearly always the last
+        while place and self.running[place - 1].order > sequence.order:
+            place -= 1
+        self.running.insert(place, sequence)
         self._place(sequence, Status.RUNNING)
 
     def finish(self, sequence: Sequence) -> None:

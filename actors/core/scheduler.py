@@ -88,9 +88,9 @@ class Scheduler:
     def compose(self, step_id: StepId) -> Composition:
         """Decides one step and books it on the sequences. It may be empty."""
         step = Composition(step_id, self._config.max_num_batched_tokens)
-        waiting = self._queues.waiting
-        for sequence in list(self._queues.running):
-            if waiting:
+        queues = self._queues
+        for sequence in list(queues.running):
+            if queues.may_precede(sequence.level):
                 self._start_waiting(step, sequence.level)
             if step.held_back:
                 return step
@@ -240,9 +240,9 @@ class Scheduler:
             raise InvariantViolated(f"sequence {sequence.seq_id} is scheduled twice in one step")
         start = sequence.num_scheduled
         end = start + num_tokens
+        seq_id = sequence.seq_id
         samples = end == len(sequence.token_ids) + sequence.num_open_samples
         num_logits = 1 if samples else 0
-        seq_id = sequence.seq_id
         step.scheduled.append(
             ScheduledSequence(seq_id, sequence.row, start, num_tokens, num_logits, new_blocks)
         )
@@ -251,7 +251,7 @@ class Scheduler:
         step.budget -= num_tokens
         sequence.num_scheduled = end
         sequence.num_open_steps += 1
-        sequence.num_open_samples += samples
+        sequence.num_open_samples += num_logits
         sequence.last_step_id = step.step_id
 
     def _preempt(self, step: Composition, victim: Sequence, beneficiary: Sequence) -> None:

@@ -101,11 +101,11 @@ class Sequence(msgspec.Struct, eq=False):
             + len(self.token_ids) * 0x8CB92BA72F3D8DD7
             + self.num_open_samples * 0xABC98388FB8FAC03
             + self.num_open_steps * 0xF58D3A7C2F1E9D61
-            + self.epoch * 0xE7037ED1A0B428DB
-            + self.num_final_outputs * 0xB5026F5AA96619E9
             + self.row * 0xA24BAED4963EE407
             + self.token_hash
         )
+        if self.epoch or self.num_final_outputs:  # most have neither
+            mixed += self.epoch * 0xE7037ED1A0B428DB + self.num_final_outputs * 0xB5026F5AA96619E9
         return (weight(self.seq_id) * mixed) & MASK_64
 
     def expected_queue_term(self) -> int:
