@@ -2,7 +2,8 @@
 
 A bad record with a valid one behind it is damage: the segment is refused, with the offset. A bad
 record with none behind it is a torn tail, what a crash leaves of the last write: everything up to
-the last commit mark counts.
+the last commit mark counts. A valid record of a kind that is unknown here, and not marked as
+ignorable, is refused like a damaged one.
 """
 
 from collections.abc import Iterator
@@ -10,11 +11,18 @@ from typing import NamedTuple
 
 from tokenreel.messages.journal import (
     AFTER_GAP,
+    CORE_FAILED,
+    EFFECT,
     HEADER_BYTES,
+    IGNORABLE,
+    INPUT,
     LAST_OF_WRITE,
     MAX_SEGMENT_BYTES,
     META,
     RECORD_HEADER_BYTES,
+    REDACTED,
+    RUN_ENDED,
+    SNAPSHOT,
     JournalDamaged,
     Record,
     SegmentHeader,
@@ -23,6 +31,17 @@ from tokenreel.messages.journal import (
     header_crc,
     read_record,
 )
+
+OWN_TYPES = frozenset((META, SNAPSHOT, CORE_FAILED, RUN_ENDED))
+"""Of records that are neither input nor effect, and that nobody may skip."""
+
+_INPUT_AND_EFFECT = INPUT | EFFECT
+_KNOWN_FLAGS = INPUT | EFFECT | IGNORABLE | LAST_OF_WRITE | REDACTED
+_IS_PLAIN = tuple(
+    not flags & ~_KNOWN_FLAGS and flags & _INPUT_AND_EFFECT in (INPUT, EFFECT)
+    for flags in range(256)
+)
+"""By a record's flags: an input or an effect, and nothing that is unknown here."""
 
 
 class TornTail(NamedTuple):
@@ -64,6 +83,8 @@ class SegmentReader:
             record, crc, record_link = found
             if record_link != link or record.seq != seq:
                 raise self._broken_link(record, seq)
+            if record.schema or not _IS_PLAIN[record.flags]:
+                self._require_known(record)
             size = len(record.payload)
             offset += RECORD_HEADER_BYTES + size + (-size & 7)
             link = crc
@@ -91,6 +112,24 @@ class SegmentReader:
                 f"the record with seq {expected_seq} is damaged, "
                 f"and a valid one follows at offset {later}",
             )
+
+    def _require_known(self, record: Record) -> None:
+        """What this version does not know may be skipped only if its writer said so."""
+        if record.flags & ~_KNOWN_FLAGS or record.flags & _INPUT_AND_EFFECT == _INPUT_AND_EFFECT:
+            strange = f"has flags {record.flags:#04x}, which are unknown here"
+        elif record.flags & IGNORABLE:
+            return
+        elif record.schema:
+            strange = f"has schema {record.schema}, which is unknown here"
+        elif not record.flags & _INPUT_AND_EFFECT and record.type not in OWN_TYPES:
+            strange = f"has type {record.type}, which is unknown here and may not be ignored"
+        else:
+            return
+        raise JournalDamaged(
+            self.segment,
+            record.offset,
+            f"the record with seq {record.seq} {strange}: a later version wrote it",
+        )
 
     def _broken_link(self, record: Record, expected_seq: int) -> JournalDamaged:
         reason = (

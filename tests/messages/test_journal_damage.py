@@ -1,5 +1,7 @@
 """Damage is refused with its place, a torn tail is named, and nothing is accepted in silence."""
 
+from zlib import crc32
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,10 +9,13 @@ from hypothesis import strategies as st
 from tokenreel.messages.journal import (
     EFFECT,
     HEADER_BYTES,
+    IGNORABLE,
     INPUT,
     LAST_OF_WRITE,
+    LOGPROBS,
     META,
     RECORD_HEADER_BYTES,
+    RUN_ENDED,
     JournalDamaged,
     PendingRecord,
     Record,
@@ -185,3 +190,43 @@ def test_random_damage_is_refused_or_named_and_never_changes_a_record(
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(JournalDamaged):
         read(data)
+
+
+def with_last_record(record_type: int, flags: int, schema: int) -> bytes:
+    """A segment whose last record is sealed as such; a writer of this version writes schema 0."""
+    encoder = SegmentEncoder(HEADER)
+    meta = encoder.encode([PendingRecord(META, 0, b"m", 0)], 1)
+    last = bytearray(encoder.encode([PendingRecord(record_type, flags, b"payload", 5)], 2))
+    last[14] = schema
+    last[4:8] = crc32(last[8:], crc32(last[:4], HEADER.salt)).to_bytes(4, "little")
+    return encoder.header_bytes + meta + bytes(last)
+
+
+@pytest.mark.parametrize(
+    ("record_type", "flags", "schema", "reason"),
+    [
+        (5, INPUT, 1, "has schema 1, which is unknown here"),
+        (35, EFFECT, 255, "has schema 255, which is unknown here"),
+        (RUN_ENDED, 0, 1, "has schema 1"),
+        (5, INPUT | 32, 0, "has flags 0x29, which are unknown here"),
+        (210, IGNORABLE | 128, 0, "has flags 0x8c"),
+        (5, INPUT | EFFECT, 0, "has flags 0x0b"),
+        (200, 0, 0, "has type 200, which is unknown here and may not be ignored"),
+        (LOGPROBS, 0, 0, "has type 99"),
+    ],
+)
+def test_a_valid_record_of_an_unknown_kind_is_refused_with_its_place(
+    record_type: int, flags: int, schema: int, reason: str
+) -> None:
+    data = with_last_record(record_type, flags, schema)
+    with pytest.raises(JournalDamaged, match=f"the record with seq 2 {reason}") as refusal:
+        read(data)
+    assert refusal.value.offset == RECORDS[1].offset
+    assert refusal.value.reason.endswith("a later version wrote it")
+
+
+@pytest.mark.parametrize("schema", [0, 1])
+def test_a_record_that_may_be_ignored_is_of_any_kind(schema: int) -> None:
+    records, reader = read(with_last_record(210, IGNORABLE, schema))
+    assert [record.type for record in records] == [META, 210]
+    assert reader.torn is None

@@ -423,7 +423,7 @@ def rewritten(run: Path, change: Callable[[list[tuple[int, int, bytes]]], None])
         ((5, INPUT, encode(StepBegan(StepId(1)))), "StepBegan in a record of type 5"),
         ((34, INPUT, encode(RequestFinished(RequestKey(1, 1)))), "RequestFinished in a record"),
         ((4, EFFECT, encode(StepBegan(StepId(1)))), "StepBegan in a record of type 4"),
-        ((200, 0, b""), "record type 200 is unknown here and may not be ignored"),
+        ((200, 0, b""), "has type 200, which is unknown here and may not be ignored"),
         ((97, 0, b"part"), "parts are mixed up"),
         ((97, 0, b"\0\0\0\0\2\0\0\0"), "parts of a snapshot are missing"),
         ((98, 0, b"\xc1"), "CORE_FAILED"),
