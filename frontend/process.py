@@ -8,7 +8,9 @@ from tokenreel.actors.runtime.actor import Actor, ActorRuntime, StartError, run_
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.actors.runtime.topology import SUPERVISOR
 from tokenreel.frontend.app import make_app
+from tokenreel.frontend.debug_view import DebugView
 from tokenreel.frontend.engine_client import EngineClient
+from tokenreel.frontend.host_check import HostCheck
 from tokenreel.frontend.http_server import HttpServer
 from tokenreel.messages.codec import MalformedMessage, decode, encode
 from tokenreel.messages.lifecycle import Drained, Serving, SystemReady
@@ -29,7 +31,7 @@ class FrontendActor(Actor):
         self.engine = EngineClient(
             ActorLink(runtime), runtime.loop, runtime.epoch, on_drained=self._on_drained
         )
-        app = make_app(self.engine, runtime.options, runtime.clock)
+        app = make_app(self.engine, runtime.options, runtime.clock, _debug_view(runtime))
         self._server = HttpServer(app, _max_connections(runtime.options), self._tell_when_ready)
         self._serving: asyncio.Task[object] | None = None
 
@@ -84,6 +86,14 @@ class ActorLink:
 
     def abort(self, request: AbortRequest) -> None:
         self._engine_core.send(encode(request))
+
+
+def _debug_view(runtime: ActorRuntime) -> DebugView | None:
+    options = runtime.options
+    if not options.debug_view:
+        return None
+    host_check = HostCheck([options.host]) if options.api_key is None else None
+    return DebugView(runtime.topology.view_socket, host_check)
 
 
 def _max_connections(options: EngineOptions) -> int:

@@ -32,6 +32,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     journal_sync: str = "interval"
     journal_max_bytes: int = 1 << 30
     on_journal_error: str = "stop"
+    debug_view: bool = False
+    """Serve the page of `engine-replay view` on this run under /debug; needs a journal."""
     drain_timeout_s: float = 30.0
     max_body_bytes: int = 8 << 20
     stub_worker: bool = False

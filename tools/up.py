@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from tokenreel.actors.runtime.child import API_KEY_VARIABLE, plan_engine
+from tokenreel.actors.runtime.child import API_KEY_VARIABLE, plan_engine, plan_view
 from tokenreel.actors.runtime.console import Console
 from tokenreel.actors.runtime.run_directory import RunDirectory, remove_stale_directories
 from tokenreel.actors.runtime.supervisor import Supervisor, SupervisorLimits
@@ -43,6 +43,8 @@ def announce(options: EngineOptions) -> list[str]:
     ]
     if options.journal_dir is not None:
         lines.append(f"journals are kept in {options.journal_dir}")
+    if options.debug_view:
+        lines.append(f"the debug view is at {url}/debug/")
     if options.api_key is None and options.host not in LOOPBACK_HOSTS:
         lines.append(f"whoever reaches this address may use it; {API_KEY_VARIABLE} sets a key")
     return [*lines, "try:", f"  {_curl(options, url)}"]
@@ -77,9 +79,10 @@ async def _serve(
     with RunDirectory() as run:
         topology = Topology(run.path)
         topology.write_options(options)
+        companions = (plan_view(topology),) if options.debug_view else ()
         supervisor = Supervisor(
             topology=topology,
-            plans=plan_engine(options),
+            plans=(*plan_engine(options), *companions),
             listener=listener,
             console=console,
             announcement=announce(options),

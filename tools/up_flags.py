@@ -116,6 +116,8 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
     """
     model = Path(arguments.model) if arguments.model is not None else DEMO_MODEL
     default_name = model.resolve().name if arguments.model is not None else DEMO_MODEL_NAME
+    if arguments.debug_view and arguments.no_journal:
+        raise Misconfigured("--debug-view shows the run's journal: leave --no-journal out")
     journal_dir = None if arguments.no_journal else arguments.journal_dir or default_journal_dir()
     template = arguments.chat_template
     return EngineOptions(
@@ -144,6 +146,7 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
         journal_sync=arguments.journal_sync,
         journal_max_bytes=arguments.journal_max_bytes,
         on_journal_error=arguments.on_journal_error,
+        debug_view=arguments.debug_view,
         drain_timeout_s=arguments.drain_timeout,
         max_body_bytes=arguments.max_body_bytes,
         stub_worker=arguments.stub_worker,
@@ -352,6 +355,12 @@ def _add_journal_flags(parser: UpParser) -> None:
         choices=("stop", "gap"),
         default="stop",
         help="a full disk, say. stop: end the engine; gap: go on, with a hole in the journal",
+    )
+    add(
+        "--debug-view",
+        action="store_true",
+        help="a page under /debug that shows every step of this run; with --api-key it asks for "
+        "the key as the password",
     )
 
 

@@ -14,26 +14,39 @@ from pathlib import Path
 import msgspec
 
 from tokenreel.actors.runtime.console import Console, LineSplitter
-from tokenreel.actors.runtime.topology import ROLES, entry_module
+from tokenreel.actors.runtime.topology import ROLES, Topology, entry_module
 from tokenreel.messages.options import EngineOptions
 
 API_KEY_VARIABLE = "TOKENREEL_API_KEY"
 READ_BYTES = 1 << 16
+VIEW_MODULE = "tokenreel.tools.replay"
 
 
 class ChildPlan(msgspec.Struct, frozen=True):
-    """Who runs what: `command` gets the run directory and the descriptors appended."""
+    """Who runs what: `command` gets the run directory and the descriptors appended.
+
+    A companion is no actor: it gets the death pipe's descriptor alone, nobody sends it anything,
+    and the engine neither waits for it nor ends with it. SIGTERM asks it to leave.
+    """
 
     role: str
     command: tuple[str, ...]
     rank: int = 0
     epoch: int = 1
+    is_companion: bool = False
 
 
 def plan_engine(options: EngineOptions) -> tuple[ChildPlan, ...]:
     """Every actor of an engine. `-P` keeps the working directory off the import path."""
     python = (sys.executable, "-P", "-m")
     return tuple(ChildPlan(role, (*python, entry_module(role, options))) for role in ROLES)
+
+
+def plan_view(topology: Topology) -> ChildPlan:
+    """The debug view of the run's own journal."""
+    journal, place = str(topology.journal_link), str(topology.view_socket)
+    python = (sys.executable, "-P", "-m", VIEW_MODULE, "view", journal, "--socket", place)
+    return ChildPlan("view", python, is_companion=True)
 
 
 class Child:
@@ -53,6 +66,7 @@ class Child:
         """Starts the process; raises OSError. Needs a running loop."""
         self.role = plan.role
         self.rank = plan.rank
+        self.is_companion = plan.is_companion
         self.started_ns = time.monotonic_ns()
         self.exit_code: int | None = None
         """None while it runs; -N if signal N ended it."""
@@ -60,8 +74,10 @@ class Child:
         self._on_exit = on_exit
         self._lines = LineSplitter()
         self._loop = asyncio.get_running_loop()
-        command = [*plan.command, str(run_dir), "--rank", str(plan.rank)]
-        command += ["--epoch", str(plan.epoch), "--death-fd", str(death_fd)]
+        command = [*plan.command]
+        if not plan.is_companion:
+            command += [str(run_dir), "--rank", str(plan.rank), "--epoch", str(plan.epoch)]
+        command += ["--death-fd", str(death_fd)]
         if listen_fd is not None:
             command += ["--listen-fd", str(listen_fd)]
         # The key travels in options.json; an environment can be read by more people.

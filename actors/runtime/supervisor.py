@@ -5,7 +5,8 @@ It has no torch and no policy, and touches no request. Every wait has a bound.
     start --all ready--> serve --signal--> drain --> stop
 
 Trouble, an actor that ends or says that it failed, leads from every stage to stop. The first signal
-asks for a tidy end; the second one, at whatever stage, ends everything at once.
+asks for a tidy end; the second one, at whatever stage, ends everything at once. A companion, which
+is no actor, may end at any time.
 """
 
 import asyncio
@@ -125,7 +126,7 @@ class Supervisor:
         return self._exit_code()
 
     async def _start(self) -> bool:
-        everyone = set(self._children)
+        everyone = {role for role, child in self._children.items() if not child.is_companion}
         await self._until(
             lambda: self._ready == everyone or self._is_disturbed(), self._limits.start_timeout_s
         )
@@ -201,7 +202,11 @@ class Supervisor:
 
     def _complain_late(self) -> None:
         self._is_late = True
-        missing = ", ".join(role for role in self._children if role not in self._ready)
+        missing = ", ".join(
+            role
+            for role, child in self._children.items()
+            if role not in self._ready and not child.is_companion
+        )
         self._console.complain(
             f"not ready after {self._limits.start_timeout_s:g} s: {missing}; a large model may "
             "need a longer --start-timeout"
@@ -246,7 +251,9 @@ class Supervisor:
         self._changed.set()
 
     def _on_exit(self, child: Child) -> None:
-        if not self._is_stopping and self._trouble is None:
+        if child.is_companion and not self._is_stopping:
+            self._console.complain(f"{child.role} {child.describe_exit()}; the engine goes on")
+        elif not self._is_stopping and self._trouble is None:
             self._trouble = child.role
         self._changed.set()
 
@@ -298,6 +305,8 @@ class Supervisor:
         inbox = Inbox(context, self._topology.address(SUPERVISOR))
         channels.callback(inbox.close)
         for role, child in self._children.items():
+            if child.is_companion:
+                continue
             address = self._topology.address(role, child.rank)
             outbox = Outbox(context, address, identity(SUPERVISOR, 0, 1))
             channels.callback(outbox.close)

@@ -50,6 +50,21 @@ class Topology:
     def options_path(self) -> Path:
         return self.run_dir / "options.json"
 
+    @property
+    def view_socket(self) -> Path:
+        """Where the view of this run's journal is served for the frontend."""
+        return self.run_dir / "view.sock"
+
+    @property
+    def journal_link(self) -> Path:
+        """Leads to the run's journal as soon as there is one."""
+        return self.run_dir / "journal"
+
+    def link_journal(self, journal: Path) -> None:
+        """Called by the core, which alone knows what the run is called."""
+        self.journal_link.unlink(missing_ok=True)
+        self.journal_link.symlink_to(journal.absolute())
+
     def write_options(self, options: EngineOptions) -> None:
         """The file may hold the API key: its owner alone can read it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
