@@ -49,6 +49,9 @@ FRONTEND_EPOCH = 1
 STOP_TOKEN = 0
 """The one that ends sequences of themselves; no other token of a scenario is equal to it."""
 
+MAX_STEPS_BEGUN = 1000
+"""In one turn. A few more than the pipeline takes are empty, as someone gave way."""
+
 
 class ScenarioRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`arrival` and `abort_turn` count turns. An abort may wait for the first sequence's
@@ -230,11 +233,17 @@ class Player:
         while self._later and self._later[0][0] <= turn:
             _, _, event = heappop(self._later)
             self._apply(admit_of(self.scenario, event) if isinstance(event, int) else event)
-        while self.engine.wants_step():
-            self._apply(StepBegan(self.engine.next_step_id))
+        self._begin_steps()
         if self._dispatched and (turn + 1) % self.scenario.turns_per_step == 0:
             self._apply(self._worker.complete(self._dispatched.popleft()))
         self.transcript.num_turns += 1
+
+    def _begin_steps(self) -> None:
+        for _ in range(MAX_STEPS_BEGUN):
+            if not self.engine.wants_step():
+                return
+            self._apply(StepBegan(self.engine.next_step_id))
+        raise Stalled(f"it wants a step again and again, {MAX_STEPS_BEGUN} times in one turn")
 
     def _apply(self, event: CoreEvent) -> None:
         effects = self.engine.apply(event)
