@@ -117,6 +117,7 @@ async def test_a_client_that_does_not_read_is_aborted_and_told_the_limit(
     client = await frontend.open(COMPLETIONS, {"prompt": "a", "stream": True})
     request = await engine.next_submit()
     engine.admit(request)
+    await client.read_until(b"\r\n\r\n")  # before the stream has begun it would be no slow reader
     while engine.aborted.empty():
         engine.text(request.key, "x" * 20_000)
         await engine.turn()
