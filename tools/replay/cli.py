@@ -14,19 +14,23 @@ from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.exit_codes import (
     EXIT_CODES,
     EXIT_DAMAGED,
+    EXIT_DIVERGED,
     EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_MISSING,
     EXIT_USAGE,
 )
 from tokenreel.tools.replay.journal import JournalMissing
+from tokenreel.tools.replay.replica import ReplayDiverged
 
 VERBS = {
     "verify": "does this code decide as it did then?",
     "show": "what happened, one line per event",
+    "step": "the scheduler's whole state at one step",
     "why": "why did this request take so long?",
     "what-if": "what would the clients have met under other settings?",
     "view": "the whole run as a web page, step by step",
+    "index": "make what step, view and others seek by",
 }
 """In the order of `--help`. The module of a verb is imported only when it is asked for."""
 
@@ -56,6 +60,8 @@ def main(arguments: Sequence[str] | None = None, code: CoreCode | None = None) -
         return _fail(EXIT_USAGE, str(error))
     except JournalDamaged as damage:
         return _fail(EXIT_DAMAGED, f"damaged journal: {damage}")
+    except ReplayDiverged as diverged:
+        return _fail(EXIT_DIVERGED, str(diverged))
     except JournalMissing as missing:
         return _fail(EXIT_MISSING, str(missing))
     except BrokenPipeError:  # whoever read the output has enough of it

@@ -101,6 +101,16 @@ class Part:
     def summary(self) -> SegmentSummary:
         return self.head.summary
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        extents = [table.extent for table in self.head.tables]
+        extents += [stored.extent for stored in self.head.snapshots]
+        return self._start + sum(extent.num_bytes for extent in extents)
+
+    def num_rows(self, name: str) -> int:
+        return next(table.num_rows for table in self.head.tables if table.name == name)
+
     def packed_table(self, name: str) -> tuple[bytes, int]:
         """The columns of a table as `pack_rows` made them, and the number of rows."""
         for table in self.head.tables:

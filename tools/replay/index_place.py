@@ -25,33 +25,47 @@ class IndexPlace:
     """The index files of the segments in one directory."""
 
     def __init__(self, directory: Path, notify: Callable[[str], None]) -> None:
+        self.kept = "nowhere"
+        """For a person: where the files are that were found or stored last."""
         self._directory = directory
         self._notify = notify
         self._has_complained = False
 
     def find(self, segment: Path) -> Part | None:
         """The stored index of a segment file; None if there is none that can be read."""
-        for path in (index_of(segment), self._cached(segment)):
+        for path in self._places(segment):
             try:
-                return open_part(_reader(path))
+                part = open_part(_reader(path))
             except (OSError, IndexDamaged):
                 continue
+            self._keep(path)
+            return part
         return None
 
     def store(self, segment: Path, packed: bytes) -> Part:
         """Writes a segment's index as a whole or not at all; whoever does so last wins. If it can
         be written nowhere, it lives as long as this process."""
         complaint = ""
-        for path in (index_of(segment), self._cached(segment)):
+        for path in self._places(segment):
             try:
                 _write_whole(path, packed)
-                if complaint:
-                    self._complain(f"{complaint}; the index is kept in {path.parent}")
-                return open_part(_reader(path))
+                part = open_part(_reader(path))
             except OSError as error:
                 complaint = complaint or f"cannot write beside {segment}: {error.strerror}"
+                continue
+            self._keep(path)
+            if complaint:
+                self._complain(f"{complaint}; the index is kept in {path.parent}")
+            return part
         self._complain(f"{complaint}; the index is not kept")
         return part_in_memory(packed)
+
+    def _places(self, segment: Path) -> tuple[Path, Path]:
+        return index_of(segment), self._cached(segment)
+
+    def _keep(self, path: Path) -> None:
+        is_beside = path.parent.resolve() == self._directory.resolve()
+        self.kept = "beside the journal" if is_beside else f"in {path.parent}"
 
     def _cached(self, segment: Path) -> Path:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

@@ -4,7 +4,8 @@ import sys
 from array import array
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from struct import calcsize, unpack_from
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -103,6 +104,8 @@ class SequenceMarks(Row):
     finish_reason: I8 = NOT_FINISHED
 
 
+R = TypeVar("R", bound=Row)
+
 TABLES: dict[str, type[Row]] = {
     "steps": Step,
     "late_completions": Completion,
@@ -158,6 +161,16 @@ def column_of(row_type: type[Row], name: str, packed: bytes, num_rows: int) -> "
             return column
         offset += num_bytes
     raise KeyError(name)
+
+
+def row_at(row_type: type[R], packed: bytes, num_rows: int, place: int) -> R:
+    """One of the rows that `pack_rows` packed."""
+    values: list[int] = []
+    offset = 0
+    for code in columns_of(row_type).values():
+        values += unpack_from(code, packed, offset + place * calcsize(code))
+        offset += num_rows * calcsize(code)
+    return row_type(*values)
 
 
 def _column(code: str, numbers: list[int]) -> bytes:

@@ -1,0 +1,43 @@
+"""`engine-replay step`: the scheduler's whole state at one step."""
+
+import argparse
+
+from tokenreel.tools.replay.core_code import installed_core
+from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.replay.index import open_index
+from tokenreel.tools.replay.journal import add_journal_argument
+from tokenreel.tools.replay.request_name import FORMS, parse_request_name
+from tokenreel.tools.replay.step_json import as_json
+from tokenreel.tools.replay.step_portrait import as_portrait
+from tokenreel.tools.replay.step_state import sequences_of, state_at
+from tokenreel.tools.replay.step_text import as_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The state of the scheduler at one step: what the step was made of, who waits and why, "
+        "block tables, free list, prefix cache. The first call on a journal makes an index beside "
+        "it; from then on any step takes less than a second."
+    )
+    add_journal_argument(parser)
+    parser.add_argument("step", type=int, metavar="N", help="the number of a step")
+    parser.add_argument(
+        "--before", action="store_true", help="the state before the step was composed, not after"
+    )
+    parser.add_argument("--request", metavar="R", help=f"only this request: {FORMS}")
+    parser.add_argument("--all", action="store_true", help="do not fold long lists")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, complete")
+
+
+def run(options: argparse.Namespace) -> int:
+    name = parse_request_name(options.request) if options.request is not None else None
+    index = open_index(options.journal, code=options.code or installed_core())
+    state = state_at(index, options.step, options.before)
+    sequences = None if name is None else sequences_of(state, name)
+    if options.json:
+        print(as_json(state, index.journal, sequences))
+    elif sequences is not None:
+        print(as_portrait(state, index.journal, sequences))
+    else:
+        print(as_text(state, index.journal, options.all))
+    return EXIT_OK
