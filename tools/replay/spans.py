@@ -105,7 +105,8 @@ def replay_spans(
                 # One replay in a row would not start from this snapshot, only compare it.
                 return replay(whole, max_divergences, _silent)
             room = max_divergences - len(merged.divergences)
-            if len(result.divergences) > room:
+            if len(result.divergences) >= room and room < max_divergences:
+                # It went on behind the one with which the whole replay ends.
                 result = replay(span, room, _silent)
             _append(merged, result)
             if merged.damage is not None or len(merged.divergences) == max_divergences:
