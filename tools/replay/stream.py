@@ -39,15 +39,15 @@ class StreamedRecord(NamedTuple):
 class RunStream:
     """Iterate over it, once. `notes`, lines that a person should see, are complete only then.
 
-    `skips` is asked with the header of each segment but the first: whether nothing before that
-    segment is wanted. With `follow`, the end of what is written is not the end: the stream waits
-    for more until the run has ended.
+    `skips` is asked with the header of a segment and with that of the run's first one: whether
+    nothing before that segment is wanted. With `follow`, the end of what is written is not the
+    end: the stream waits for more until the run has ended.
     """
 
     def __init__(
         self,
         path: Path,
-        skips: Callable[[SegmentHeader], bool] = lambda header: False,
+        skips: Callable[[SegmentHeader, SegmentHeader], bool] = lambda header, first: False,
         *,
         follow: bool = False,
         wait: Callable[[], None] = lambda: time.sleep(POLL_S),
@@ -60,7 +60,7 @@ class RunStream:
         with _reading(path):
             files, self._directory = segment_files(path)
             self.first_header = _header_of(files[0])
-            self._first = files[_first_wanted(files, skips)]
+            self._first = _first_wanted(files, lambda header: skips(header, self.first_header))
 
     def __iter__(self) -> Iterator[StreamedRecord]:
         previous: SegmentSummary | None = None
@@ -213,12 +213,12 @@ def _header_of(path: Path) -> SegmentHeader:
     return decode_header(data, path.name)
 
 
-def _first_wanted(files: list[Path], skips: Callable[[SegmentHeader], bool]) -> int:
-    """The index of the last segment before which nothing is wanted."""
-    for index in range(len(files) - 1, 0, -1):
-        if files[index].stat().st_size >= HEADER_BYTES and skips(_header_of(files[index])):
-            return index
-    return 0
+def _first_wanted(files: list[Path], skips: Callable[[SegmentHeader], bool]) -> Path:
+    """The last segment before which nothing is wanted."""
+    for file in reversed(files[1:]):
+        if file.stat().st_size >= HEADER_BYTES and skips(_header_of(file)):
+            return file
+    return files[0]
 
 
 def _torn_note(name: str, torn: TornTail) -> str:

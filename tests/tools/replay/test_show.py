@@ -121,6 +121,26 @@ def test_steps_and_types_are_filtered(run: Path, capsys: pytest.CaptureFixture[s
     assert {each["event"]["type"] for each in aborts} <= {"AbortRequest", "OutputDelivered"}
 
 
+def test_a_range_is_shown_with_both_its_ends(
+    segmented: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = shown(capsys, segmented)
+    seqs = [each["seq"] for each in everything]
+    first, last = seqs[len(seqs) // 3], seqs[len(seqs) // 2]
+    found = shown(capsys, segmented, "--from", first, "--until", f"seq:{last}")
+    assert [each["seq"] for each in found] == [seq for seq in seqs if first <= seq <= last]
+    steps = {each["step"] for each in shown(capsys, segmented, "--from", "step:20")}
+    begun = [each for each in everything if "event" in each and each["step"] == 20]
+    assert min(each["seq"] for each in begun) == min(
+        each["seq"] for each in shown(capsys, segmented, "--from", "step:20")
+    )
+    assert 21 in steps and 17 not in steps
+    found = shown(capsys, segmented, "--until", "step:20")
+    composed = [each["step"] for each in found if each.get("event", {}).get("type") == "StepBegan"]
+    assert max(composed) == 20
+    assert shown(capsys, segmented, "--until", "0s")[0]["seq"] == 1
+
+
 def test_effects_stand_below_their_event(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = lines(capsys, run, "--effects", "--step", "1")
     num_effects = sum(len(each["effects"]) for each in shown(capsys, run, "--step", "1"))

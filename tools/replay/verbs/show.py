@@ -11,8 +11,10 @@ from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.journal import add_journal_argument
 from tokenreel.tools.replay.request_name import FORMS, parse_request_name
 from tokenreel.tools.replay.roster import Roster
+from tokenreel.tools.replay.seek import PLACE_HELP, seek
 from tokenreel.tools.replay.show import EFFECTS_LEGEND, HEADING, LEGEND, as_json, lines
 from tokenreel.tools.replay.show_filter import Filter, parse_steps, parse_types
+from tokenreel.tools.replay.show_range import Range
 from tokenreel.tools.replay.stream import RunStream
 
 
@@ -27,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--type", metavar="T,...", help="these types: admit, step, preempt, StepCompleted, ..."
     )
+    parser.add_argument("--from", dest="begin", metavar="PLACE", help=PLACE_HELP)
+    parser.add_argument("--until", metavar="PLACE", help="given alike; both are shown")
     parser.add_argument("--limit", type=int, metavar="N", help="stop after so many events")
     parser.add_argument(
         "--effects", action="store_true", help="every effect on a line of its own, below its event"
@@ -54,8 +58,12 @@ def run(options: argparse.Namespace) -> int:
         parse_steps(options.step) if options.step else None,
         parse_types(options.type) if options.type else None,
     )
-    stream = RunStream(options.journal, follow=options.follow)
-    num_shown = _show(stream, wanted, options)
+    within = Range(
+        seek(options.begin) if options.begin else None,
+        seek(options.until) if options.until else None,
+    )
+    stream = RunStream(options.journal, within.skips, follow=options.follow)
+    num_shown = _show(stream, wanted, within, options)
     if not num_shown:
         stream.notes.append("nothing matches")
     for note in stream.notes:
@@ -63,20 +71,26 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _show(stream: RunStream, wanted: Filter, options: argparse.Namespace) -> int:
+def _show(stream: RunStream, wanted: Filter, within: Range, options: argparse.Namespace) -> int:
     """Returns the number of events shown."""
-    start_ns = stream.first_header.monotonic_ns
+    first = stream.first_header
     roster = Roster()
     out = _Output(options)
     num_shown = 0
+    has_begun = False
     for entry in _told(entries(stream), roster):
+        has_begun = has_begun or within.has_begun(entry, first)
+        if not has_begun:
+            continue
+        if within.has_ended(entry, first):
+            break
         narrowed = wanted.narrow(entry, roster)
         if narrowed is None:
             continue
         if options.json:
-            out.write([as_json(narrowed, start_ns)])
+            out.write([as_json(narrowed, first.monotonic_ns)])
         else:
-            out.write(lines(narrowed, roster, start_ns, with_effects=options.effects))
+            out.write(lines(narrowed, roster, first.monotonic_ns, with_effects=options.effects))
         num_shown += 1
         if num_shown == options.limit:
             break
