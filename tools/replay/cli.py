@@ -28,6 +28,7 @@ VERBS = {
     "show": "what happened, one line per event",
     "step": "the scheduler's whole state at one step",
     "why": "why did this request take so long?",
+    "stats": "the run in figures",
     "what-if": "what would the clients have met under other settings?",
     "view": "the whole run as a web page, step by step",
     "index": "make what step, view and others seek by",

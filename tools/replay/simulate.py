@@ -40,7 +40,8 @@ from tokenreel.tools.replay.recording_values import Recording, StepWork, work_of
 from tokenreel.tools.replay.simulate_arrivals import Arrivals, ClosedLoop
 from tokenreel.tools.replay.simulate_clients import Answer, ClientRequest, Clients, admit_of
 
-Observer = Callable[[Engine, CoreEvent, list[Effect]], None]
+Observer = Callable[[int, Engine, CoreEvent, list[Effect]], None]
+"""Sees every event with its time (ns), and what followed from it."""
 
 
 class Durations(Protocol):
@@ -145,7 +146,7 @@ class _Simulation:
                 f"after {now_ns / 1e9:.3f} s the core raised {type(error).__name__}: {error}"
             ) from error
         if self._observe is not None:
-            self._observe(self._engine, event, effects)
+            self._observe(now_ns, self._engine, event, effects)
         for effect in effects:
             self._builder.take_effect(now_ns, effect)
             self._take(now_ns, effect)

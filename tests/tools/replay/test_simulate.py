@@ -42,7 +42,9 @@ class Checking:
     def __init__(self) -> None:
         self.engine: Engine | None = None
 
-    def __call__(self, engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
+    def __call__(
+        self, now_ns: int, engine: Engine, event: CoreEvent, effects: list[Effect]
+    ) -> None:
         self.engine = engine
         check(engine)
         check_step(engine, effects)
