@@ -30,6 +30,7 @@ VERBS = {
     "why": "why did this request take so long?",
     "stats": "the run in figures",
     "what-if": "what would the clients have met under other settings?",
+    "redact": "a journal that may be shown to strangers",
     "view": "the whole run as a web page, step by step",
     "index": "make what step, view and others seek by",
 }
