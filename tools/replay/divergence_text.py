@@ -78,8 +78,7 @@ def short_line(divergence: Divergence) -> str:
     )
 
 
-def _cut(text: str) -> str:
-    width = WIDTH - 15
+def _cut(text: str, width: int = WIDTH - 15) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
@@ -167,7 +166,7 @@ def _input_lines(divergence: Divergence) -> list[str]:
     if hidden:
         lines.append(f"  ... {_count(hidden, 'event')} before")
     for event in divergence.inputs[-MAX_INPUTS:]:
-        lines.append(f"  seq {event.seq:<9} {_cut(event.text)}")
+        lines.append(f"  seq {event.seq:<9} {_cut(event.text, WIDTH - 16)}")
     return lines
 
 
