@@ -49,6 +49,7 @@ _CHECKED_HEADER = Struct("<IIHBBQQ")
 _LENGTH_AND_CRC = Struct("<II")
 _U32 = Struct("<I")
 _SNAPSHOT_PART = Struct("<II")
+_new_tuple = tuple.__new__
 
 
 class JournalDamaged(Exception):
@@ -206,7 +207,9 @@ def read_record(data: memoryview, offset: int, salt: int) -> tuple[Record, int, 
     if crc32(data[offset + 8 : end], crc32(data[offset : offset + 4], salt)) != crc:
         return None
     payload = bytes(data[start : start + size])
-    return Record(offset, record_type, schema, flags, seq, t_ns, payload), crc, link
+    # What Record(...) does, without its detour: a fifth of what reading a record costs.
+    record = _new_tuple(Record, (offset, record_type, schema, flags, seq, t_ns, payload))
+    return record, crc, link
 
 
 def find_record_after(data: memoryview, offset: int, salt: int, expected_seq: int) -> int | None:

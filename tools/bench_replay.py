@@ -123,17 +123,14 @@ class Streams:
             key=RequestKey(1, number),
             prompt_token_ids=prompt,
             sampling=SamplingParams(seed=number),
-            stopping=StoppingParams(self._num_outputs(number)),
+            # Of all lengths around the mean, so that ends and arrivals spread over the steps.
+            stopping=StoppingParams(NUM_OUTPUT_TOKENS // 2 + 37 * number % (NUM_OUTPUT_TOKENS + 1)),
             text=TextParams(),
             n=1,
             priority=0,
             cache_root=ROOT,
             block_hashes=chain(ROOT, prompt, BLOCK_SIZE),
         )
-
-    def _num_outputs(self, number: int) -> int:
-        """The first ones end at different steps, so that arrivals are spread from there on."""
-        return 1 + number % NUM_OUTPUT_TOKENS if number < self._num_streams else NUM_OUTPUT_TOKENS
 
 
 def _completed(step: StepScheduled) -> StepCompleted:
