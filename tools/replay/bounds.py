@@ -88,9 +88,10 @@ def _find_time(journal: Journal, t_ns: int, is_end: bool) -> tuple[int, int]:
             continue
         seq = segment.header.first_seq
         for record in _records(journal, index):
-            if record.t_ns > t_ns or (record.t_ns == t_ns and not is_end):
-                return index, seq if is_end else record.seq
-            seq = record.seq
+            if record.flags & INPUT:
+                if record.t_ns > t_ns or (record.t_ns == t_ns and not is_end):
+                    return index, seq if is_end else record.seq
+                seq = record.seq
         return index, seq
     return len(journal.segments) - is_end, journal.segments[-1].next_seq
 
