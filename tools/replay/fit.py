@@ -25,8 +25,10 @@ SIZE_CLASSES = (8, 32, 128, 512, 2048)
 """The upper bounds, in scheduled tokens, of the classes whose errors are told; then the rest."""
 NUM_REWEIGHTINGS = 8
 SHORTEST_US = 1.0
+PAIRS_EXPLAIN = 0.02
+"""The least part of the error that goes when pairs of attention are looked at."""
 EQUAL = 1e-12
-"""A spread that is rounding, in shares of the squares."""
+"""A spread that is rounding, as a part of the squares."""
 MIN_IDLE_STEPS = 5
 """So many steps that found the worker idle tell how long it takes to get there."""
 NUM_PHASES = 10
@@ -166,7 +168,20 @@ def _features(work: StepWork) -> tuple[int, int, int, int, int]:
 
 
 def _shares(work: "Floats", measured: "Floats") -> "Floats":
-    """Reweighted by the durations that come out, until the weights are their own."""
+    """Without pairs of attention, unless they explain what nothing else does: where all prompts
+    are alike, pairs and tokens go together, and what a token costs would be taken for theirs."""
+    import numpy as np
+
+    plain = np.append(_reweighted(work[:, :-1], measured), 0.0)
+    full = _reweighted(work, measured)
+    weights = 1 / np.maximum(work @ full, SHORTEST_US)
+    error, plain_error = (weights @ (work @ shares - measured) ** 2 for shares in (full, plain))
+    shares: Floats = full if error < (1 - PAIRS_EXPLAIN) * plain_error else plain
+    return shares
+
+
+def _reweighted(work: "Floats", measured: "Floats") -> "Floats":
+    """Weighted by the durations that come out, until the weights are their own."""
     import numpy as np
 
     shares, weights = np.zeros(work.shape[1]), np.ones_like(measured)

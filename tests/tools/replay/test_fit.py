@@ -79,6 +79,26 @@ def test_no_share_is_negative_where_a_free_fit_would_have_one() -> None:
     assert fit.shares_us[0] == pytest.approx(962.5)
 
 
+def test_where_all_prompts_are_alike_a_token_is_not_taken_for_its_pairs() -> None:
+    rng = random.Random(1)
+    steps = []
+    for number in range(60):
+        num_prompts, num_seqs = rng.choice([0, 0, 1, 3]), 16
+        num_tokens = num_seqs - num_prompts + 128 * num_prompts
+        num_context = num_seqs * 150
+        num_pairs = num_context + num_prompts * 128 * 127 // 2
+        work = StepWork(num_tokens, num_seqs, num_context, num_pairs)
+        duration_us = (20_000 + 300 * num_tokens) * (1 + 0.02 * rng.uniform(-1, 1))
+        steps.append(RecordedStep(StepId(number + 1), work, 0, 0, round(duration_us * US), 0))
+    shares = fit_steps(steps).shares_us
+    assert shares[1] == pytest.approx(300, rel=0.05) and shares[4] == 0
+
+
+def test_pairs_count_where_prompts_differ_and_attention_is_what_costs() -> None:
+    fit = fit_steps(steps_of((1000, 0, 0, 0, 0.1), noise=0.05))
+    assert fit.shares_us[4] == pytest.approx(0.1, rel=0.1)
+
+
 def test_the_told_errors_are_those_of_the_steps() -> None:
     steps = steps_of((1000, 5, 50, 0.1, 0.0), noise=0.3)
     fit = fit_steps(steps)
