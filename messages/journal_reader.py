@@ -84,7 +84,7 @@ class SegmentReader:
             if record_link != link or record.seq != seq:
                 raise self._broken_link(record, seq)
             if record.schema or not _IS_PLAIN[record.flags]:
-                self._require_known(record)
+                require_known(record, self.segment)
             size = len(record.payload)
             offset += RECORD_HEADER_BYTES + size + (-size & 7)
             link = crc
@@ -113,24 +113,6 @@ class SegmentReader:
                 f"and a valid one follows at offset {later}",
             )
 
-    def _require_known(self, record: Record) -> None:
-        """What this version does not know may be skipped only if its writer said so."""
-        if record.flags & ~_KNOWN_FLAGS or record.flags & _INPUT_AND_EFFECT == _INPUT_AND_EFFECT:
-            strange = f"has flags {record.flags:#04x}, which are unknown here"
-        elif record.flags & IGNORABLE:
-            return
-        elif record.schema:
-            strange = f"has schema {record.schema}, which is unknown here"
-        elif not record.flags & _INPUT_AND_EFFECT and record.type not in OWN_TYPES:
-            strange = f"has type {record.type}, which is unknown here and may not be ignored"
-        else:
-            return
-        raise JournalDamaged(
-            self.segment,
-            record.offset,
-            f"the record with seq {record.seq} {strange}: a later version wrote it",
-        )
-
     def _broken_link(self, record: Record, expected_seq: int) -> JournalDamaged:
         reason = (
             f"seq {record.seq} where {expected_seq} belongs: records are missing or added"
@@ -138,6 +120,26 @@ class SegmentReader:
             else f"the record with seq {record.seq} does not follow the one before it"
         )
         return JournalDamaged(self.segment, record.offset, reason)
+
+
+def require_known(record: Record, segment: str) -> None:
+    """What this version does not know may be skipped only if its writer said so. Raises
+    `JournalDamaged`."""
+    if record.flags & ~_KNOWN_FLAGS or record.flags & _INPUT_AND_EFFECT == _INPUT_AND_EFFECT:
+        strange = f"has flags {record.flags:#04x}, which are unknown here"
+    elif record.flags & IGNORABLE:
+        return
+    elif record.schema:
+        strange = f"has schema {record.schema}, which is unknown here"
+    elif not record.flags & _INPUT_AND_EFFECT and record.type not in OWN_TYPES:
+        strange = f"has type {record.type}, which is unknown here and may not be ignored"
+    else:
+        return
+    raise JournalDamaged(
+        segment,
+        record.offset,
+        f"the record with seq {record.seq} {strange}: a later version wrote it",
+    )
 
 
 class SegmentSummary(NamedTuple):

@@ -24,7 +24,13 @@ from tokenreel.messages.journal import (
     header_crc,
     read_record,
 )
-from tokenreel.messages.journal_reader import SegmentSummary, TornTail, check_order, check_segment
+from tokenreel.messages.journal_reader import (
+    SegmentSummary,
+    TornTail,
+    check_order,
+    check_segment,
+    require_known,
+)
 from tokenreel.tools.replay.journal import JournalMissing, read_file, segment_files
 
 CHUNK_BYTES = 1 << 20
@@ -184,7 +190,9 @@ class _Tail:
             record, crc, record_link = found
             if record_link != link or record.seq != seq:
                 break
-            records.append(record._replace(offset=base + offset))
+            record = record._replace(offset=base + offset)
+            require_known(record, self.name)
+            records.append(record)
             size = len(record.payload)
             offset += RECORD_HEADER_BYTES + size + (-size & 7)
             link, seq = crc, seq + 1
