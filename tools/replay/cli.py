@@ -30,7 +30,9 @@ VERBS = {
     "why": "why did this request take so long?",
     "stats": "the run in figures",
     "what-if": "what would the clients have met under other settings?",
+    "shrink": "the smallest scenario with the same symptom, as a test",
     "redact": "a journal that may be shown to strangers",
+    "export": "the run as a trace for ui.perfetto.dev",
     "view": "the whole run as a web page, step by step",
     "index": "make what step, view and others seek by",
 }

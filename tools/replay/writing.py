@@ -122,7 +122,7 @@ class RunWriter:
         if number is None:
             number = previous.number + 1 if previous else 0
         if first_seq is not None:
-            self._next_seq = first_seq
+            self._next_seq = max(first_seq, self._next_seq)
         header = SegmentHeader(
             run_id=identity.run_id,
             epoch=identity.epoch,
@@ -177,6 +177,15 @@ class RunWriter:
         self._pending = []
         self._write(data)
 
+    def complete(self) -> Path:
+        """Everything is written: a directory with all of it, to look at before it is put in place,
+        which leaving the context does."""
+        if self._header is None:
+            self.begin_segment()
+        self.commit()
+        self._close_file()
+        return self._staging
+
     def _open_file(self, header: SegmentHeader) -> None:
         self._close_file()
         path = self._staging / segment_name(header.epoch, header.number)
@@ -195,10 +204,7 @@ class RunWriter:
             view = view[os.write(self._descriptor, view) :]
 
     def _finish(self) -> None:
-        if self._header is None:
-            self.begin_segment()
-        self.commit()
-        self._close_file()
+        self.complete()
         try:
             self._staging.rename(self.run_dir)
         except OSError:
