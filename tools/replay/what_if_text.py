@@ -1,9 +1,11 @@
 """The answer to a what-if as a table for people: a row per figure, a column per run."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from textwrap import wrap
 
 from tokenreel.tools.replay.fit import SHARES
+from tokenreel.tools.replay.recording_values import RecordedStep, Recording
 from tokenreel.tools.replay.what_if import Answer, Column
 from tokenreel.tools.replay.what_if_figures import Distribution, Figures
 
@@ -11,6 +13,9 @@ LABEL_WIDTH = 20
 VALUE_WIDTH = 9
 CHANGE_WIDTH = 8
 DEFAULT_WIDTH = 100
+FEW_STEPS = 20
+MUCH_PERCENT = 10
+"""Of a variant's time: as much in steps of a size that the record has few of is worth a note."""
 
 Pick = Callable[[Figures], float | None]
 
@@ -122,20 +127,45 @@ def _settings(answer: Answer) -> Iterator[str]:
 
 
 def _beyond(answer: Answer) -> Iterator[str]:
-    """Which runs left the range of steps that the fit has seen."""
+    """Which runs live on steps of a kind that the record hardly knows."""
     fit = answer.fit
     for column in answer.columns[2:]:
-        most_seqs = max((step.work.num_seqs for step in column.run.steps), default=0)
-        most_tokens = max((step.work.num_tokens for step in column.run.steps), default=0)
+        steps = column.run.steps
         for most, seen, what in (
-            (most_seqs, fit.max_seqs, "sequences"),
-            (most_tokens, fit.max_tokens, "tokens"),
+            (max((step.work.num_seqs for step in steps), default=0), fit.max_seqs, "sequences"),
+            (max((step.work.num_tokens for step in steps), default=0), fit.max_tokens, "tokens"),
         ):
             if most > seen:
                 yield (
                     f"note: {column.name} has steps of up to {most:,} {what}, the record of up to "
                     f"{seen:,}: beyond, durations are extrapolated"
                 )
+        yield from _hardly_known(answer.recording, column)
+
+
+def _hardly_known(recording: Recording, column: Column) -> Iterator[str]:
+    """Sizes of steps, doubling from one to the next, that matter here and did not then."""
+    known, then = _by_size(recording.steps)
+    _, now = _by_size(column.run.steps)
+    for size, percent in sorted(now.items()):
+        if known[size] < FEW_STEPS and percent >= max(MUCH_PERCENT, 2 * then.get(size, 0.0)):
+            yield (
+                f"note: {column.name} spends {percent:.0f} % of its time in steps of "
+                f"{1 << size - 1:,}-{(1 << size) - 1:,} tokens, of which the record holds "
+                f"{known[size]:,}: what they take is hardly known"
+            )
+
+
+def _by_size(steps: list[RecordedStep]) -> tuple[Counter[int], dict[int, float]]:
+    """How many steps of each size there are, and how much of the time they take, in per cent."""
+    numbers: Counter[int] = Counter()
+    durations: Counter[int] = Counter()
+    for step in steps:
+        size = step.work.num_tokens.bit_length()
+        numbers[size] += 1
+        durations[size] += step.ended_ns - step.began_ns
+    whole = sum(durations.values()) or 1
+    return numbers, {size: 100 * part / whole for size, part in durations.items()}
 
 
 def _of(name: str, part: str) -> Pick:

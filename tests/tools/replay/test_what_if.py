@@ -1,6 +1,7 @@
 """`engine-replay what-if` tells the recorded run, its simulation and the variants side by side."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,25 @@ def test_steps_beyond_those_recorded_are_told_to_be_extrapolated(
 ) -> None:
     assert main(["what-if", str(run_dir), "--set", "max_num_batched_tokens=90"]) == EXIT_OK
     assert "set has steps of up to" in capsys.readouterr().out
+
+
+def test_a_variant_that_lives_on_steps_hardly_recorded_is_told(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenreel.tools.replay.what_if_text.FEW_STEPS", 30)
+    options = ["what-if", str(run_dir), "--variant", "thin:max_num_batched_tokens=6"]
+    assert main(options) == EXIT_OK
+    output = " ".join(capsys.readouterr().out.split())
+    told = re.search(
+        r"note: thin spends (\d+) % of its time in steps of 4-7 tokens, of which the record "
+        r"holds (\d+): what they take is hardly known",
+        output,
+    )
+    assert told is not None and int(told[1]) > 20
+    sizes = [step.work.num_tokens for step in lift(open_journal(run_dir)).steps]
+    assert int(told[2]) == sum(4 <= size <= 7 for size in sizes)
+    assert main(["what-if", str(run_dir), "--variant", "same:depth=2"]) == EXIT_OK
+    assert "hardly known" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
