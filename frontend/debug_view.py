@@ -79,6 +79,8 @@ class DebugView:
             connection.request("GET", target, headers={"host": "localhost", "connection": "close"})
             response = connection.getresponse()
             body = response.read(MAX_ANSWER_BYTES + 1)
+            if response.length and len(body) <= MAX_ANSWER_BYTES:  # it broke off
+                raise http.client.IncompleteRead(body, response.length)
         finally:
             connection.close()
         if len(body) > MAX_ANSWER_BYTES:

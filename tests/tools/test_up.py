@@ -346,3 +346,8 @@ def test_it_needs_neither_torch_nor_transformers() -> None:
     )
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_the_debug_view_needs_a_journal(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, "--debug-view", "--no-journal")
+    assert "--debug-view shows the run's journal" in line

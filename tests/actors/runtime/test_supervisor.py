@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,12 @@ class TinyEngine:
     def wait_for_error_line(self, part: str) -> None:
         assert self.process.stderr is not None
         assert any(part in line for line in self.process.stderr)
+
+    def wait_until_heard(self, line: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while line not in self.heard():
+            assert time.monotonic() < deadline, f"{line!r} was never heard: {self.heard()}"
+            time.sleep(0.01)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -295,3 +302,33 @@ def test_every_actor_has_a_session_of_its_own(engines: Engines) -> None:
         assert os.getsid(pid) == pid
     engine.signal(signal.SIGINT)
     assert engine.end()[0] == 0
+
+
+def test_a_companion_leaves_with_the_engine_and_is_told_nothing(engines: Engines) -> None:
+    engine = engines.start(companion="stay")
+    engine.wait_until_up()
+    engine.wait_until_heard("companion --death-fd")
+    engine.signal(signal.SIGINT)
+    assert engine.end() == (0, [])
+    assert [line for line in engine.heard() if "companion" in line] == ["companion --death-fd"]
+    assert engine.left_behind() == []
+
+
+@pytest.mark.parametrize("behaviour", ["end", "crash"])
+def test_a_companion_that_ends_does_not_end_the_engine(engines: Engines, behaviour: str) -> None:
+    engine = engines.start(companion=behaviour)
+    engine.wait_until_up()
+    engine.wait_for_error_line("engine-up: companion ended with exit code")
+    engine.signal(signal.SIGINT)
+    assert engine.end() == (0, [])
+    assert engine.left_behind() == []
+
+
+def test_a_companion_that_ends_during_the_start_does_not_stop_it(engines: Engines) -> None:
+    engine = engines.start({"start_timeout_s": 0.5}, companion="end", worker="never ready")
+    exit_code, lines = engine.end()
+    assert exit_code == 1
+    assert any(
+        line == "not ready after 0.5 s: worker; a large model may need a longer --start-timeout"
+        for line in lines
+    )

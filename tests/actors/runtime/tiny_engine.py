@@ -1,7 +1,8 @@
 """An engine of three tiny actors under the real supervisor, each of which can misbehave.
 
-`tiny_engine.py PARENT_DIR LIMITS BEHAVIOURS` supervises; `tiny_engine.py child ...` is an actor.
-Actors append what they are told to PARENT_DIR/heard.
+`tiny_engine.py PARENT_DIR LIMITS BEHAVIOURS` supervises; `tiny_engine.py child ...` is an actor,
+`tiny_engine.py companion ...` none. They append what they are told
+to PARENT_DIR/heard.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from tokenreel.actors.runtime.actor import Actor, StartError, run_actor
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.actors.runtime.child import ChildPlan
 from tokenreel.actors.runtime.console import Console
+from tokenreel.actors.runtime.parent import leave_with_parent
 from tokenreel.actors.runtime.run_directory import RunDirectory
 from tokenreel.actors.runtime.supervisor import Supervisor, SupervisorLimits
 from tokenreel.actors.runtime.topology import Topology
@@ -93,7 +95,11 @@ async def supervise(parent: Path, limits: SupervisorLimits, behaviours: dict[str
         supervisor = Supervisor(
             topology=topology,
             plans=[
-                ChildPlan(role, (*command, role, behaviours.get(role, ""))) for role in TINY_ROLES
+                *(
+                    ChildPlan(role, (*command, role, behaviours.get(role, "")))
+                    for role in TINY_ROLES
+                ),
+                *_companions(parent, behaviours),
             ],
             listener=None,
             console=Console(),
@@ -103,7 +109,30 @@ async def supervise(parent: Path, limits: SupervisorLimits, behaviours: dict[str
         return await supervisor.run()
 
 
+def _companions(parent: Path, behaviours: dict[str, str]) -> list[ChildPlan]:
+    if "companion" not in behaviours:
+        return []
+    command = (sys.executable, "-P", __file__, "companion", behaviours["companion"], str(parent))
+    return [ChildPlan("companion", command, is_companion=True)]
+
+
+def run_companion(behaviour: str, parent: Path, arguments: list[str]) -> None:
+    """A program that is no actor."""
+    leave_with_parent(int(arguments[-1]))
+    with (parent / "heard").open("a") as file:
+        file.write(f"companion {' '.join(arguments[:-1])}\n")
+    match behaviour:
+        case "stay":
+            signal.pause()
+        case "crash":
+            raise ValueError("broke")
+        case "end":
+            pass
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "companion":
+        raise SystemExit(run_companion(sys.argv[2], Path(sys.argv[3]), sys.argv[4:]))
     if sys.argv[1] == "child":
         raise SystemExit(run_child(sys.argv[2], sys.argv[3], sys.argv[4:]))
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also if the suite has none
