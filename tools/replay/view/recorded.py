@@ -91,7 +91,10 @@ class Recorded:
         }
 
     def bins(self, first: int, last: int, num_bins: int) -> dict[str, Any]:
-        return bins_of(self._index.steps, first, last, num_bins, self._divergent, self._origin_ns)
+        """Of the part of steps `first` to `last` that the journal can hold."""
+        steps = self._index.steps
+        last = min(last, int(steps.step_id[-1]) if len(steps) else 0)
+        return bins_of(steps, min(first, last), last, num_bins, self._divergent, self._origin_ns)
 
     def step(self, step_id: int) -> bytes:
         """JSON: the state at a step, and what its record says. Raises NotRecorded."""

@@ -24,13 +24,14 @@ def bins_of(
     decode = _as_64(steps.num_decode_tokens[part])
     tokens = _as_64(steps.num_tokens[part])
     running, waiting = _as_64(steps.num_running[part]), _as_64(steps.num_waiting[part])
-    starts = np.minimum(bounds[:-1], len(steps.step_id) - 1)
+    step_id, t_ns = _never_empty(steps.step_id), _never_empty(steps.t_ns)
+    starts = np.minimum(bounds[:-1], len(step_id) - 1)
     ends = np.maximum(bounds[1:] - 1, 0)
     columns = {
         "steps": sums.counts,
-        "first": steps.step_id[starts],
-        "last": steps.step_id[ends],
-        "t_s": np.round((steps.t_ns[starts] - origin_ns) / 1e9, 6),
+        "first": step_id[starts],
+        "last": step_id[ends],
+        "t_s": np.round((t_ns[starts] - origin_ns) / 1e9, 6),
         "prefill": sums.mean(tokens - decode),
         "decode": sums.mean(decode),
         "tokens_max": sums.maximum(tokens),
@@ -84,3 +85,8 @@ class _Sums:
 
 def _as_64(column: npt.NDArray[Any]) -> Column:
     return column.astype(np.int64)
+
+
+def _never_empty(column: Column) -> Column:
+    """For rows that stand for empty bins."""
+    return column if len(column) else np.zeros(1, np.int64)

@@ -128,11 +128,15 @@ function setUpTransport() {
     });
   }
   byId("step").addEventListener("change", (event) => {
-    const wanted = Number(event.target.value);
+    const wanted = Number(event.target.value || NaN);
     if (!Number.isInteger(wanted) || !view.run?.steps.count) return;
     change({ isPlaying: false, isFollowing: false });
     goTo(wanted, { centre: true });
     event.target.value = view.step;
+  });
+  byId("step").addEventListener("keydown", (event) => {
+    // From here on the arrow keys move through the steps again.
+    if (event.key === "Enter" || event.key === "Escape") byId("lanes-box").focus({ preventScroll: true });
   });
   byId("follow").addEventListener("change", (event) => change({ isFollowing: event.target.checked, isPlaying: false }));
 }
