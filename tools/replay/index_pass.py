@@ -24,6 +24,8 @@ from tokenreel.tools.replay.replica import DivergedAt, Replica, Turn, turns_of
 
 MAX_REPLAY_S = 0.15
 """Of this thread's processor time between two snapshots: a seek replays no more than that."""
+LOOK_EVERY_BYTES = 1 << 14
+"""Of the segment between two looks at the clock, which takes long on some machines."""
 MIN_SNAPSHOT_BYTES = 1 << 18
 """Room for snapshots that every segment has, however short it is."""
 SNAPSHOT_SHARE = 4
@@ -60,6 +62,7 @@ class SegmentPass:
         self._num_events = 0
         self._first_type: int | None = None
         self._began = clock()
+        self._look_at = 0
         if known is not None:
             self._go_on(data, known)
 
@@ -104,7 +107,7 @@ class SegmentPass:
     def _meet(self, record: Record) -> None:
         self._replica.meet(record)
         if record.type == META:
-            self._collector = Collector(self._replica.configuration.block_size)
+            self._collector = Collector(self._block_size())
         elif record.type == SNAPSHOT and self._replica.engine is not None:
             assert self._collector is not None
             for admit in _in_flight(self._replica.engine):
@@ -112,8 +115,10 @@ class SegmentPass:
 
     def _take(self, turn: Turn) -> None:
         record = turn.input
-        if self._clock() - self._began >= MAX_REPLAY_S:
-            self._keep_snapshot(Position(record.offset, record.seq), record.t_ns)
+        if record.offset >= self._look_at:
+            self._look_at = record.offset + LOOK_EVERY_BYTES
+            if self._clock() - self._began >= MAX_REPLAY_S:
+                self._keep_snapshot(Position(record.offset, record.seq), record.t_ns)
         was_lost = self._replica.divergence is not None
         self._replica.apply(turn)
         if not was_lost and self._replica.divergence is not None:
@@ -145,13 +150,17 @@ class SegmentPass:
                 return
             self._snapshots = self._snapshots[::-1][::2][::-1]
 
+    def _block_size(self) -> int:
+        """1 for a core that knows no blocks."""
+        return int(getattr(self._replica.configuration, "block_size", 1))
+
     def _go_on(self, data: bytes, known: Part) -> None:
         """Takes up the state in which the earlier pass ended."""
         head = known.head
         meta = next(iter(SegmentReader(data[: head.summary.committed_length], self._name)))
         self._first_type = meta.type
         self._replica.meet(meta)
-        self._collector = Collector(self._replica.configuration.block_size, known.rows())
+        self._collector = Collector(self._block_size(), known.rows())
         self._num_events = head.num_events
         self._divergence = head.divergence
         self._snapshots = [(stored, known.packed_snapshot(stored)) for stored in head.snapshots]

@@ -8,7 +8,7 @@ from tokenreel.actors.runtime.journal_directory import is_live, segments_of
 from tokenreel.messages.journal import HEADER_BYTES, JournalDamaged, decode_header
 from tokenreel.messages.journal_reader import SegmentSummary, check_segment
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.index_part import FileStamp, Part, part_in_memory
+from tokenreel.tools.replay.index_part import FileStamp, IndexDamaged, Part, part_in_memory
 from tokenreel.tools.replay.index_pass import SegmentPass
 from tokenreel.tools.replay.index_place import IndexPlace, is_same_file, stamp_of
 from tokenreel.tools.replay.journal import read_file
@@ -81,15 +81,18 @@ class Indexer:
         old is read again: its first new record is linked to the last known one."""
         stamp = stamp_of(segment)
         data = read_file(segment)
-        if not self._is_live and not _begins_with(data, known.summary):
-            return self._pass("built", segment, stamp, data, None)
-        if len(data) == known.head.stamp.num_bytes:
-            part = known if self._is_live else self._store(segment, known.restamped(stamp))
-            return self._note("checked", segment, part)
         try:
+            if self._is_live or _begins_with(data, known.summary):
+                return self._bring_up_to_date(segment, stamp, data, known)
+        except (IndexDamaged, JournalDamaged):
+            pass  # damage will be found again below, unless it is the part that is wrong
+        return self._pass("built", segment, stamp, data, None)
+
+    def _bring_up_to_date(self, segment: Path, stamp: FileStamp, data: bytes, known: Part) -> Part:
+        if len(data) != known.head.stamp.num_bytes:
             return self._pass("extended", segment, stamp, data, known)
-        except JournalDamaged:  # it would be found again, if it is not the part that is wrong
-            return self._pass("built", segment, stamp, data, None)
+        part = known if self._is_live else self._store(segment, known.restamped(stamp))
+        return self._note("checked", segment, part)
 
     def _pass(
         self, made: Made, segment: Path, stamp: FileStamp, data: bytes, known: Part | None
