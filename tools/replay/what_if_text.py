@@ -76,8 +76,8 @@ def _fit(answer: Answer) -> Iterator[str]:
             f"bias {size.bias_percent:+5.1f} %"
         )
     yield (
-        f"  tenths of the run took {min(fit.phases_percent):+.1f} to "
-        f"{max(fit.phases_percent):+.1f} % of what is fitted"
+        f"  each tenth of the run took {min(fit.phases_percent):+.1f} to "
+        f"{max(fit.phases_percent):+.1f} % more than is fitted"
     )
     yield (
         f"between steps: core {latencies.turn_ns / 1e3:,.0f} us, to an idle worker "

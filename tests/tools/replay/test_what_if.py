@@ -172,7 +172,7 @@ def test_the_table_tells_every_run_and_what_was_fitted(
     heading = next(line for line in output.splitlines() if "simulated" in line)
     assert heading.split() == ["recorded", "simulated", "depth=1", "narrow"]
     assert "closed loop, 6 clients" in output
-    assert "a step takes" in output and "R2" in output and "tenths of the run" in output
+    assert "a step takes" in output and "R2" in output and "tenth of the run" in output
     assert "narrow: max_num_seqs=3 (so max_in_flight=61)" in output
     for label in ("TTFT", "TPOT", "end-to-end", "output tokens/s", "preemptions", "cache hits"):
         assert any(line.startswith(label) for line in output.splitlines()), label

@@ -30,8 +30,8 @@ SHORTCUTS = {"policy": "scheduling_policy", "blocks": "num_blocks", "depth": "pi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Puts the recorded requests through the real core once more, in simulated time, under "
-        "other settings. How long steps take is fitted from the journal; how well that does is "
+        "Puts the recorded requests through the real core once more, in simulated time, under\n"
+        "other settings. How long steps take is fitted from the journal; how well that does is\n"
         "told, and so is how the simulation of the recorded settings compares with the record."
     )
     add_journal_argument(parser)
