@@ -70,7 +70,11 @@ class Roster:
 
     @property
     def block_size(self) -> int:
-        return int(self.meta.configuration.get("block_size", 1)) if self.meta else 1
+        return self.limit("block_size")
+
+    def limit(self, name: str) -> int:
+        """A number of the run's configuration; 1 if it is not told."""
+        return int(self.meta.configuration.get(name, 1)) if self.meta else 1
 
     def _enter(self, key: RequestKey, seq_ids: tuple[SeqId, ...], num_prompt_tokens: int) -> None:
         self.seq_ids[key] = seq_ids

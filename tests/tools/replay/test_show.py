@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from capturing import capture
+from capturing import CONFIG, REQUESTS
+from timed_capturing import capture_timed
 
+from tokenreel.actors.core.scenario import Scenario
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import encode, tag_of
 from tokenreel.messages.ids import RequestKey, StepId
@@ -26,15 +28,17 @@ from tokenreel.tools.replay.journal import open_journal
 from tokenreel.tools.replay.roster import Roster
 from tokenreel.tools.replay.stream import RunStream
 
+SCENARIO = Scenario(config=CONFIG, requests=REQUESTS)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return capture(tmp_path_factory.mktemp("journals"))
+    return capture_timed(tmp_path_factory.mktemp("journals"), SCENARIO)
 
 
 @pytest.fixture(scope="module")
 def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return capture(tmp_path_factory.mktemp("journals"), events_per_segment=40)
+    return capture_timed(tmp_path_factory.mktemp("journals"), SCENARIO, events_per_segment=40)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[Any]:
@@ -71,7 +75,7 @@ def test_columns_are_aligned_and_one_line_stands_for_one_event(
 ) -> None:
     found = lines(capsys, run)
     assert len(found) == len(shown(capsys, run))
-    column = re.compile(r"[ \d]{9} [- \d]{4,5}\d\.\d{6} [ \d]{7}  \S.{8} .{10} \S")
+    column = re.compile(r"[ \d]{9} [ \d]{4}\d\.\d{6} [ \d]{7}  \S.{8} .{10} \S")
     assert not [line for line in found if not column.match(line)]
 
 

@@ -9,21 +9,17 @@ from typing import Any
 import pytest
 from capturing import CONFIG, REQUESTS, capture
 from msgspec import structs
+from timed_capturing import capture_timed
 
 from tokenreel.actors.core import scheduler
-from tokenreel.actors.core.config import LOGIC_VERSION, CoreConfig
+from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
-from tokenreel.actors.core.scenario import Player, Scenario
+from tokenreel.actors.core.scenario import Scenario
 from tokenreel.actors.core.sequence import Sequence, Status
-from tokenreel.actors.runtime.code_identity import describe_run
-from tokenreel.actors.runtime.recorder import Recorder
-from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
-from tokenreel.messages.journal import EFFECT, INPUT
+from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.steps import (
-    SampledTokens,
     SequencePreempted,
     StepBegan,
-    StepCompleted,
     StepDecided,
     StepScheduled,
     Unscheduled,
@@ -199,7 +195,7 @@ def test_a_request_that_goes_on_is_told_as_far_as_the_journal_goes(
 
 
 def test_what_came_before_the_journal_is_told_from_its_start(tmp_path: Path) -> None:
-    run = capture(tmp_path, events_per_segment=60)
+    run = capture_timed(tmp_path, scenario(CONFIG), events_per_segment=60)
     segments = sorted(run.glob("*.tkr"), key=lambda path: int(path.stem.split("-")[2]))
     for segment in segments[:2]:
         segment.unlink()
@@ -209,6 +205,9 @@ def test_what_came_before_the_journal_is_told_from_its_start(tmp_path: Path) -> 
     for row in early:
         life = life_of(index, RequestName(index.requests.key(row), None))
         assert life.admit is None and life.sequences
+        for sequence in life.sequences:
+            end_ns = sequence.delivered_ns or life.until_ns
+            assert sum(sequence.spent.values()) == end_ns - sequence.arrived_ns
 
 
 @pytest.mark.parametrize(("name", "says"), [("1.999", "knows no request"), ("x", "names no")])
@@ -288,35 +287,3 @@ def expected(engine: Engine, effects: list[Effect], log: list[Any]) -> dict[int,
         return Why.BEHIND, stop, reasons.get(stop)
 
     return {seq_id: of(sequence) for seq_id, sequence in engine.sequences.items()}
-
-
-def capture_timed(directory: Path, played: Scenario) -> Path:
-    """A run whose worker and core share a clock that never stands still."""
-    recorder = Recorder.create(directory, describe_run(played.config, LOGIC_VERSION), sync="none")
-    now_ns = 1_000_000_000_000
-
-    def tick(duration_ns: int) -> int:
-        nonlocal now_ns
-        now_ns += duration_ns
-        return now_ns
-
-    class Worker:
-        def complete(self, step: StepScheduled) -> StepCompleted:
-            outputs = [
-                SampledTokens(share.seq_id, [(share.seq_id * 31 + share.start) % 100])
-                for share in step.scheduled
-                if share.num_logits
-            ]
-            num_tokens = sum(share.num_tokens for share in step.scheduled)
-            return StepCompleted(step.step_id, outputs, tick(300), tick(1000 * num_tokens))
-
-    def record(engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
-        t_ns = tick(70)
-        recorder.append(tag_of(event), INPUT, encode(event), t_ns)
-        for effect in effects:
-            recorder.append(tag_of(effect), EFFECT, encode(effect), t_ns)
-        recorder.commit()
-
-    Player(played, Worker(), record).play()
-    recorder.close()
-    return recorder.run_dir
