@@ -40,7 +40,9 @@ def closed_loop_of(recording: Recording, clients: Clients) -> ClosedLoop | None:
     later = arrivals[num_clients:]
     if not later:
         return None
-    think_ns = tuple(arrival - end for arrival, end in zip(later, ends, strict=False))
+    # By the time of each of them, so many had ended: else more would have been in flight.
+    thoughts = zip(later, ends[: len(later)], strict=True)
+    think_ns = tuple(arrival - end for arrival, end in thoughts)
     return ClosedLoop(num_clients, think_ns)
 
 

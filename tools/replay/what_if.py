@@ -43,7 +43,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class NothingToAsk(ValueError):
-    """The recording holds no request whose whole life is known."""
+    """The recording does not hold what the question is about."""
 
 
 def what_if(recording: Recording, variants: list[Variant], closed_loop: bool | None) -> Answer:
@@ -58,6 +58,8 @@ def what_if(recording: Recording, variants: list[Variant], closed_loop: bool | N
     fit = fit_steps(recording.steps)
     latencies = _latencies(recording)
     possible = closed_loop_of(recording, clients)
+    if closed_loop and possible is None:
+        raise NothingToAsk("no closed loop: no request came after an answer, all were in flight")
     looks_closed = is_closed(recording, possible)
     loop = possible if (looks_closed if closed_loop is None else closed_loop) else None
     columns = [_recorded(recording, clients)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from capturing import CONFIG
 
@@ -18,7 +19,7 @@ from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
 from tokenreel.messages.journal import EFFECT, INPUT
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_MISSING, EXIT_OK, EXIT_USAGE
+from tokenreel.tools.replay.exit_codes import EXIT_FAULT, EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.fit import Latencies
 from tokenreel.tools.replay.journal import open_journal
 from tokenreel.tools.replay.recording import Recording, lift
@@ -27,7 +28,7 @@ from tokenreel.tools.replay.simulate import simulate
 from tokenreel.tools.replay.simulate_arrivals import ClosedLoop
 from tokenreel.tools.replay.simulate_clients import Answer, ClientRequest, Clients, clients_of
 from tokenreel.tools.replay.variants import parse_variant
-from tokenreel.tools.replay.what_if import what_if
+from tokenreel.tools.replay.what_if import NothingToAsk, what_if
 from tokenreel.tools.replay.what_if_figures import figures_of
 
 US = 1000
@@ -270,6 +271,29 @@ def test_a_run_without_a_whole_request_is_no_base_for_a_question(
     recorder.close()
     assert main(["what-if", str(recorder.run_dir)]) == EXIT_USAGE
     assert "none of the 1 requests is recorded" in capsys.readouterr().err
+
+
+def test_clients_that_never_asked_twice_are_no_closed_loop(recording: Recording) -> None:
+    first = msgspec.structs.replace(recording, requests=recording.requests[:NUM_CLIENTS])
+    assert what_if(first, [], closed_loop=None).loop is None
+    with pytest.raises(NothingToAsk, match="no closed loop"):
+        what_if(first, [], closed_loop=True)
+
+
+def test_a_variant_under_which_the_core_fails_is_named(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Engine, event: CoreEvent) -> list[Effect]:
+        if self.config.pipeline_depth == 1:
+            raise LookupError("no request 13")
+        return apply(self, event)
+
+    apply = Engine.apply
+    monkeypatch.setattr(Engine, "apply", broken)
+    assert main(["what-if", str(run_dir), "--variant", "shallow:depth=1"]) == EXIT_FAULT
+    printed = capsys.readouterr()
+    assert "variant shallow: after " in printed.err and "LookupError" in printed.err
+    assert len(printed.err.splitlines()) == 1 and not printed.out
 
 
 def test_no_journal_is_told_as_everywhere(tmp_path: Path) -> None:
