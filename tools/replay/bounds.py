@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from tokenreel.messages.journal import INPUT, Record
 from tokenreel.messages.steps import StepDecided
 from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.events import decode_record
+from tokenreel.tools.replay.index_start import start_before
 from tokenreel.tools.replay.journal import Journal, read_records
 from tokenreel.tools.replay.seek import Kind, Place
 from tokenreel.tools.replay.verify import END, Range
@@ -13,9 +15,12 @@ from tokenreel.tools.replay.verify import END, Range
 _STEP_DECIDED = StepDecided.__struct_config__.tag
 
 
-def range_of(journal: Journal, begin: Place | None, until: Place | None) -> Range:
-    """From the snapshot before `begin` on, up to and with the event at `until`. Raises UsageError
-    if there is nothing between them, or if the journal has no such step."""
+def range_of(
+    journal: Journal, begin: Place | None, until: Place | None, code: CoreCode | None = None
+) -> Range:
+    """From the snapshot before `begin` on, up to and with the event at `until`. With `code`, it may
+    be one of the index (`index_start`). Raises UsageError if there is nothing between them, or if
+    the journal has no such step."""
     first, begin_seq = (0, 0) if begin is None else _find(journal, begin)
     end, until_seq = len(journal.segments), END
     if until is not None:
@@ -29,7 +34,8 @@ def range_of(journal: Journal, begin: Place | None, until: Place | None) -> Rang
     if until_seq < journal.segments[0].header.first_seq:
         first_seq = journal.segments[0].header.first_seq
         raise UsageError(f"--until lies before the journal begins (its first seq is {first_seq})")
-    return Range(first, end, until_seq)
+    start = None if begin is None or code is None else start_before(journal, first, begin_seq, code)
+    return Range(first, end, until_seq, start)
 
 
 def _find(journal: Journal, place: Place, is_end: bool = False) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.divergence_text import detail_lines, place_lines, row, short_line
 from tokenreel.tools.replay.journal import Journal, JournalMissing
 from tokenreel.tools.replay.spans import damage_of
-from tokenreel.tools.replay.verify import Verdict
+from tokenreel.tools.replay.verify import Range, Verdict
 
 
 def as_text(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:
@@ -101,7 +101,8 @@ def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:
     configuration = " ".join(f"{name}={value}" for name, value in meta.configuration.items())
     commit = f", commit {meta.commit}" if meta.commit else ""
     span_s, duration_s = totals.span_ns / 1e9, totals.duration_ns / 1e9
-    speed = f", {span_s / duration_s:,.1f} x real time" if duration_s > 0 else ""
+    speed = f", {span_s / duration_s:,.1f} x real time" if span_s and duration_s else ""
+    recorded = f"{span_s:,.3f} s recorded, " if span_s else ""
     rows = [
         ("run", f"{journal.run_id}, written by tokenreel {meta.version}{commit}"),
         ("core source", f"{meta.source_hash.hex()} ({same})"),
@@ -114,7 +115,7 @@ def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:
             f"of {_count(totals.num_records, 'record')} "
             f"in {_count(totals.num_segments, 'segment')}",
         ),
-        ("time", f"{span_s:,.3f} s recorded, {duration_s:,.3f} s replayed{speed}"),
+        ("time", f"{recorded}{duration_s:,.3f} s replayed{speed}"),
     ]
     return [row(name, text) for name, text in rows]
 
@@ -127,6 +128,7 @@ def _notes(journal: Journal, verdict: Verdict) -> list[str]:
             f"{_count(totals.num_gaps, 'gap')}: {_count(totals.num_records_lost, 'record')} never "
             "written; a snapshot follows each gap, and the replay went on from there"
         )
+    notes += _bounds(journal, verdict.within)
     for segment in verdict.skipped:
         notes.append(
             f"{segment.segment} was passed over behind a difference: {segment.reason} "
@@ -142,6 +144,24 @@ def _notes(journal: Journal, verdict: Verdict) -> list[str]:
     unknown = [name for name in verdict.meta.configuration if name not in known]
     if unknown:
         notes.append(f"the configuration has fields unknown here: {', '.join(unknown)}")
+    return notes
+
+
+def _bounds(journal: Journal, within: Range) -> list[str]:
+    notes = []
+    if within.start is not None and within.start.position is not None:
+        notes.append(
+            f"replayed from seq {within.start.position.seq} on, a snapshot of the index; "
+            "what stands before it is not verified here"
+        )
+    elif within.first:
+        first = journal.segments[within.first]
+        notes.append(
+            f"replayed from seq {first.header.first_seq} on, the snapshot of {first.name}; "
+            "what stands before it is not verified here"
+        )
+    if within.until < journal.segments[-1].next_seq - 1:
+        notes.append(f"replayed up to seq {within.until}")
     return notes
 
 

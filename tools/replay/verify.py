@@ -20,6 +20,7 @@ from tokenreel.messages.journal_meta import (
     CoreFailed,
     Meta,
 )
+from tokenreel.tools.replay.committed import committed_records
 from tokenreel.tools.replay.comparison import CannotStart, Comparison
 from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.divergence import (
@@ -37,6 +38,7 @@ from tokenreel.tools.replay.spans import (
     replay_spans,
     split,
 )
+from tokenreel.tools.replay.walk import Start
 
 RECORDS_PER_TICK = 4096
 END = 1 << 64
@@ -44,11 +46,13 @@ END = 1 << 64
 
 class Range(NamedTuple):
     """What is verified: segments [first, end) by their place in the journal, and in the last one
-    the inputs up to and with that of seq `until`."""
+    the inputs up to and with that of seq `until`. With a `start`, which lies within the first one,
+    what stands before it there is not replayed."""
 
     first: int
     end: int
     until: int = END
+    start: Start | None = None
 
 
 class Totals(NamedTuple):
@@ -80,6 +84,7 @@ class Verdict(NamedTuple):
     totals: Totals
     skipped: list[Damage]
     damage: Damage | None
+    within: Range
 
     @property
     def divergence(self) -> Divergence | None:
@@ -104,7 +109,7 @@ def verify(
     Raises JournalDamaged if the records, though whole, are none that a core could have made.
     """
     within = within or Range(0, len(journal.segments))
-    asked = _Question(journal, code, within.until, explained)
+    asked = _Question(journal, code, within, explained)
     began_ns = time.monotonic_ns()
 
     def replay(span: Span, max_divergences: int, tick: Tick) -> SpanResult:
@@ -125,13 +130,14 @@ def verify(
         _totals(journal, within, result, duration_ns),
         result.skipped,
         result.damage,
+        within,
     )
 
 
 class _Question(NamedTuple):
     journal: Journal
     code: CoreCode
-    until: int
+    within: Range
     explained: bool
 
 
@@ -179,15 +185,24 @@ def _note(
 
 
 def _replay_segment(asked: _Question, replay: Comparison, index: int, tick: Tick) -> None:
-    records, until = _enter(replay, asked.journal, index), asked.until
+    records, until = _enter(replay, asked.journal, index), asked.within.until
+    start = asked.within.start
+    if start is not None and start.segment == index:
+        records = _resume(replay, asked.journal, start, next(records))
     if asked.journal.segments[index].next_seq > until:
         records = takewhile(lambda record: record.seq <= until or not record.flags & INPUT, records)
     replayed = 0
     while chunk := list(islice(records, RECORDS_PER_TICK)):
         replay.run(chunk)
-        tick(chunk[-1].offset - replayed)
+        tick(chunk[-1].offset - (replayed or chunk[0].offset))
         replayed = chunk[-1].offset
     replay.require_complete()
+
+
+def _resume(replay: Comparison, journal: Journal, start: Start, meta: Record) -> Iterator[Record]:
+    assert start.position is not None
+    replay.resume(meta, start.snapshot, start.last_step_id)
+    return committed_records(journal.directory, journal.segments[start.segment], start.position)
 
 
 def _arrive(asked: _Question, replay: Comparison, index: int) -> None:
@@ -195,7 +210,7 @@ def _arrive(asked: _Question, replay: Comparison, index: int) -> None:
     if index == len(asked.journal.segments) or replay.core is None:
         return
     header = asked.journal.segments[index].header
-    if header.first_seq - 1 <= asked.until and not header.flags & AFTER_GAP:
+    if header.first_seq - 1 <= asked.within.until and not header.flags & AFTER_GAP:
         records = _enter(replay, asked.journal, index)
         replay.run(takewhile(lambda record: record.type in (META, SNAPSHOT), records))
 
@@ -211,11 +226,13 @@ def _enter(replay: Comparison, journal: Journal, index: int) -> Iterator[Record]
 
 
 def _totals(journal: Journal, within: Range, result: SpanResult, duration_ns: int) -> Totals:
+    """`span_ns` is 0 if nobody knows when the first replayed event came."""
     segments = journal.segments[within.first : within.end]
+    span_ns = result.last_t_ns - segments[0].header.monotonic_ns
     return Totals(
         num_segments=len(segments),
         num_records=sum(segment.num_records for segment in segments),
         **msgspec.structs.asdict(result.counts),
-        span_ns=max(0, result.last_t_ns - segments[0].header.monotonic_ns),
+        span_ns=max(0, span_ns) if within.start is None else 0,
         duration_ns=duration_ns,
     )

@@ -18,7 +18,7 @@ from tokenreel.tools.replay.blame import (
 )
 from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.divergence import Aftermath, Divergence
-from tokenreel.tools.replay.verify import Totals, Verdict
+from tokenreel.tools.replay.verify import Range, Totals, Verdict
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ def verdict(**of_meta: Any) -> Verdict:
     code = CoreCode(Configuration, unused, unused, (), logic_version=1, source_hash=b"same")
     meta = msgspec.structs.replace(meta, **of_meta)
     totals = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    return Verdict([], None, meta, Configuration(1), code, totals, [], None)
+    return Verdict([], None, meta, Configuration(1), code, totals, [], None, Range(0, 1))
 
 
 @pytest.mark.parametrize(

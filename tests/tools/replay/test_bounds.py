@@ -1,14 +1,28 @@
 """`--from` starts at the snapshot before a place, `--until` ends with the event at one."""
 
+import json
+from pathlib import Path
+
+import msgspec
 import pytest
 from capturing import capture
+from msgspec import structs
+from mutants import lying_at
 
+from tokenreel.actors.core.config import CoreConfig
+from tokenreel.actors.core.engine import Engine
+from tokenreel.messages.journal_reader import SegmentSummary
 from tokenreel.messages.steps import StepBegan
 from tokenreel.tools.replay.bounds import range_of
-from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.core_code import installed_core
+from tokenreel.tools.replay.cli import UsageError, main
+from tokenreel.tools.replay.committed import Position
+from tokenreel.tools.replay.core_code import CoreCode, installed_core
 from tokenreel.tools.replay.events import RecordedEvent, recorded_events
+from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.replay.index_part import FileStamp, PartHead, StoredSnapshot
+from tokenreel.tools.replay.index_place import IndexPlace
 from tokenreel.tools.replay.journal import Journal, open_journal
+from tokenreel.tools.replay.replica import DivergedAt
 from tokenreel.tools.replay.seek import seek
 from tokenreel.tools.replay.verify import END, Range, verify
 
@@ -86,3 +100,96 @@ def test_bounds_without_anything_between_them_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=reason):
         within(journal, begin, until)
+
+
+class StoredPart:
+    """As an index keeps it, with one snapshot."""
+
+    def __init__(self, summary: SegmentSummary, code: CoreCode, stored: StoredSnapshot) -> None:
+        self.summary = summary
+        stamp = FileStamp(0, 0, 0, 0)
+        self.head = PartHead(
+            source_hash=code.source_hash,
+            stamp=stamp,
+            summary=summary,
+            num_events=0,
+            divergence=None,
+            failure="",
+            snapshots=[stored],
+        )
+        self.taken = b""
+
+    def snapshot(self, stored: StoredSnapshot) -> bytes:
+        return self.taken
+
+
+@pytest.fixture
+def indexed(
+    journal: Journal, events: list[RecordedEvent], monkeypatch: pytest.MonkeyPatch
+) -> StoredPart:
+    """The index of segment 2, with a snapshot before its tenth event."""
+    configuration = verify(journal, installed_core()).configuration
+    assert isinstance(configuration, CoreConfig)
+    engine = Engine(configuration)
+    for event in events[:90]:
+        engine.apply(event.event)
+    position = Position(events[90].offset, events[90].seq)
+    stored = StoredSnapshot(position, engine.next_step_id - 1, 0, 0)
+    part = StoredPart(journal.segments[2], installed_core(), stored)
+    part.taken = engine.snapshot()
+
+    def find(place: IndexPlace, path: Path) -> StoredPart | None:
+        return part if path.name == journal.segments[2].name else None
+
+    monkeypatch.setattr(IndexPlace, "find", find)
+    return part
+
+
+def test_an_index_gives_a_later_place_to_start_from(
+    journal: Journal, events: list[RecordedEvent], indexed: StoredPart
+) -> None:
+    code = installed_core()
+    begin, until = seek(f"seq:{events[100].seq}"), seek(f"seq:{events[130].seq}")
+    found = range_of(journal, begin, until, code)
+    assert found.first == 2 and found.start is not None
+    assert found.start.position == Position(events[90].offset, events[90].seq)
+    for jobs in (1, 2):
+        verdict = verify(journal, code, within=found, jobs=jobs)
+        assert verdict.divergence is None
+        assert verdict.totals.num_events == 131 - 90
+    before = seek(f"seq:{events[85].seq}")
+    assert range_of(journal, before, None, code).start is None
+
+
+def test_an_index_is_not_believed_if_other_code_made_it_or_it_lost_the_record(
+    journal: Journal, events: list[RecordedEvent], indexed: StoredPart
+) -> None:
+    begin, code = seek(f"seq:{events[100].seq}"), installed_core()
+    assert range_of(journal, begin, None, lying_at(1)).start is None
+    head = indexed.head
+    lost = DivergedAt(1, "s", 0, 0, "an effect differs")
+    changed = (
+        {"source_hash": b"other"},
+        {"divergence": lost},
+    )
+    for change in changed:
+        indexed.head = structs.replace(head, **change)
+        assert range_of(journal, begin, None, code).start is None
+    indexed.head, indexed.summary = head, indexed.summary._replace(last_crc=1)
+    assert range_of(journal, begin, None, code).start is None
+
+
+def test_a_difference_behind_a_snapshot_of_an_index_is_looked_for_from_the_recorded_one(
+    journal: Journal,
+    events: list[RecordedEvent],
+    indexed: StoredPart,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the index says may be wrong itself: here, one event is missing in its state."""
+    state = msgspec.msgpack.decode(indexed.taken)
+    state["tombstones"].append([9, 9])
+    indexed.taken = msgspec.msgpack.encode(state)
+    begin = f"seq:{events[100].seq}"
+    assert main(["verify", "--json", "--from", begin, str(journal.path)]) == EXIT_OK
+    report = json.loads(capsys.readouterr().out)
+    assert report["totals"]["num_events"] == len(events) - 80

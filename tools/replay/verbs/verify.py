@@ -1,9 +1,11 @@
 """`engine-replay verify`: does this code decide as it did then?"""
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenreel.messages.journal import JournalDamaged
 from tokenreel.tools.replay.blame import Replay, cause_of, replay_in_child
 from tokenreel.tools.replay.bounds import range_of
 from tokenreel.tools.replay.cli import UsageError
@@ -12,7 +14,7 @@ from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_
 from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
 from tokenreel.tools.replay.progress import Progress
 from tokenreel.tools.replay.report import as_json, as_text, failure_as_json
-from tokenreel.tools.replay.seek import PLACE_HELP, seek
+from tokenreel.tools.replay.seek import PLACE_HELP, Place, seek
 from tokenreel.tools.replay.under_test import MODULE, NoPackage, package_in, run_child
 from tokenreel.tools.replay.verify import Range, Verdict, verify
 
@@ -83,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     begin = None if options.begin is None else seek(options.begin)
     until = None if options.until is None else seek(options.until)
     journal = open_journal(options.journal)
-    verdict = _verify(journal, range_of(journal, begin, until), options)
+    verdict = _ask(journal, begin, until, options)
     cause = None
     if verdict.divergence is not None:
         cause = cause_of(verdict, _second_opinion(options, verdict))
@@ -91,6 +93,19 @@ def _run(options: argparse.Namespace) -> int:
     if verdict.damage is not None:
         return EXIT_DAMAGED
     return EXIT_OK if verdict.divergence is None else EXIT_DIVERGED
+
+
+def _ask(
+    journal: Journal, begin: Place | None, until: Place | None, options: argparse.Namespace
+) -> Verdict:
+    within = range_of(journal, begin, until, options.code or installed_core())
+    if within.start is not None:
+        # What an index says is taken for granted only where nothing comes of it.
+        with contextlib.suppress(JournalDamaged):
+            verdict = _verify(journal, within, options)
+            if verdict.divergence is None:
+                return verdict
+    return _verify(journal, within._replace(start=None), options)
 
 
 def _ask_other_core(options: argparse.Namespace) -> int:
