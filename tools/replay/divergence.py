@@ -8,7 +8,8 @@ from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.tools.replay.difference import Difference, first_difference
 from tokenreel.tools.replay.history import History
 
-MAX_SHOWN_CHARACTERS = 400
+MAX_SHOWN_CHARACTERS = 2_000
+MAX_SHOWN_ITEMS = 12
 
 
 class EffectDifference(msgspec.Struct, frozen=True):
@@ -109,11 +110,24 @@ def joined(subject: str, path: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """As text, bounded."""
-    text = value if isinstance(value, str) else repr(value)
+    """As text, bounded: of a long list its start and its length."""
+    text = value if isinstance(value, str) else _brief(value)
     if len(text) <= MAX_SHOWN_CHARACTERS:
         return text
-    return f"{text[:MAX_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+    return f"{text[:MAX_SHOWN_CHARACTERS]}... ({len(text):,} characters)"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, msgspec.Struct):
+        fields = (f"{name}={_brief(getattr(value, name))}" for name in value.__struct_fields__)
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if type(value) in (list, tuple):
+        items = [_brief(item) for item in value[:MAX_SHOWN_ITEMS]]
+        if len(value) > MAX_SHOWN_ITEMS:
+            items.append(f"... {len(value):,} in all")
+        left, right = "[]" if isinstance(value, list) else "()"
+        return f"{left}{', '.join(items)}{right}"
+    return repr(value)
 
 
 def snapshot_difference(recorded: bytes, replayed: bytes) -> Difference:

@@ -11,6 +11,7 @@ MAX_LINES_PER_LIST = 4
 MAX_SEQUENCES = 16
 MAX_INPUTS = 12
 MAX_HISTORY_LINES = 24
+MAX_VALUE_CHARACTERS = 500
 LABEL_WIDTH = 14
 
 _COLUMNS = (
@@ -45,10 +46,10 @@ def place_lines(divergence: Divergence) -> list[str]:
     rows = [
         ("at", f"seq {divergence.seq}, {divergence.segment}, offset {divergence.offset}"),
         ("step", f"{divergence.step} ({agreed})"),
-        ("input", f"seq {divergence.input_seq}, {divergence.input}"),
+        ("input", _cut(f"seq {divergence.input_seq}, {divergence.input}", MAX_VALUE_CHARACTERS)),
         ("difference", divergence.path),
-        ("recorded", divergence.recorded),
-        ("replayed", divergence.replayed),
+        ("recorded", _cut(divergence.recorded, MAX_VALUE_CHARACTERS)),
+        ("replayed", _cut(divergence.replayed, MAX_VALUE_CHARACTERS)),
     ]
     if divergence.components:
         rows.append(("components", ", ".join(divergence.components)))

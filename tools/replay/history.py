@@ -170,8 +170,9 @@ class _Teller:
             case AbortRequest():
                 self._add(record, "abort asked", "")
             case RequestAdmitted():
+                noun = "sequence" if len(message.seq_ids) == 1 else "sequences"
                 sequences = ", ".join(str(seq_id) for seq_id in message.seq_ids)
-                self._add(record, "admitted", f"as sequence {sequences}")
+                self._add(record, "admitted", f"as {noun} {sequences}")
             case RequestRejected():
                 self._add(record, "rejected", f"{message.status} {message.code}")
             case RequestFinished():
