@@ -1,12 +1,12 @@
 """Plays a scenario against the checking worker, with every invariant checked after every event."""
 
 from checking_worker import CheckingWorker, output_token
-from write_watch import WriteWatch
 
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.invariants import check, check_quiet, check_step
 from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest, Transcript
+from tokenreel.actors.core.write_watch import WriteWatch
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.sampling import FinishReason, derive_seed
 from tokenreel.messages.steps import StepScheduled

@@ -32,6 +32,7 @@ VERBS = {
     "what-if": "what would the clients have met under other settings?",
     "shrink": "the smallest scenario with the same symptom, as a test",
     "redact": "a journal that may be shown to strangers",
+    "keep": "make a test of it: the suite replays it from now on",
     "export": "the run as a trace for ui.perfetto.dev",
     "view": "the whole run as a web page, step by step",
     "index": "make what step, view and others seek by",

@@ -2,6 +2,7 @@
 
 EXIT_OK = 0
 EXIT_DIVERGED = 3
+EXIT_NO_SYMPTOM = 4
 EXIT_USAGE = 64
 EXIT_DAMAGED = 65
 EXIT_MISSING = 66
@@ -12,6 +13,7 @@ EXIT_CODES = """\
 exit codes:
   0    done; for verify: the code decides as it did then
   3    verify: the code does not
+  4    shrink: the symptom does not show when the captured run is played
   64   wrong usage
   65   the journal is damaged; the line names segment and offset
   66   there is no journal there, or it cannot be read

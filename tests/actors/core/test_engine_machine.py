@@ -16,11 +16,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from playing import VOCAB_SIZE, limits
-from write_watch import WriteWatch
 
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.invariants import check, check_quiet, check_step
+from tokenreel.actors.core.write_watch import WriteWatch
 from tokenreel.messages.block_hash import chain
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.ids import BlockHash, RequestKey, SeqId

@@ -1,5 +1,6 @@
 """Rule 2, seen from outside: which blocks the open steps may still write, and who has them."""
 
+from tokenreel.actors.core.block_pool import InvariantViolated
 from tokenreel.actors.core.config import blocks_for
 from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.codec import Effect
@@ -33,8 +34,10 @@ class WriteWatch:
             for seq_id, block in writes:
                 sequence = engine.sequences.get(seq_id)
                 is_its_own = sequence is not None and block in sequence.block_table
-                assert is_its_own or block in fenced, (
-                    f"step {step_id} may still write block {block} of sequence {seq_id}, "
-                    "which was given away"
-                )
-                assert engine.kv.pool.references[block] <= 1, f"block {block} has two writers"
+                if not (is_its_own or block in fenced):
+                    raise InvariantViolated(
+                        f"2: step {step_id} may still write block {block} of sequence {seq_id}, "
+                        "which was given away"
+                    )
+                if engine.kv.pool.references[block] > 1:
+                    raise InvariantViolated(f"2: block {block} has two writers")

@@ -1,0 +1,276 @@
+"""`engine-replay shrink`: the smallest scenario with the same symptom, as a test."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.replay.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
+from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
+from tokenreel.tools.replay.lifting import scenario_of
+from tokenreel.tools.replay.other_core import OtherCore
+from tokenreel.tools.replay.pytest_file import MARK, pytest_file, name_of_test
+from tokenreel.tools.replay.recording_values import Recording
+from tokenreel.tools.replay.shrink import Found, Shrunk, anything, look_for, shrink
+from tokenreel.tools.replay.symptom_divergence import Diverges
+from tokenreel.tools.replay.symptom_predicate import Predicate, PredicateFault
+from tokenreel.tools.replay.symptoms import (
+    DEFAULT_STARVED_STEPS,
+    Leaks,
+    Raises,
+    Stalls,
+    Starves,
+    Violates,
+)
+from tokenreel.tools.replay.trial import OutOfTime, Symptom
+from tokenreel.tools.replay.under_test import NoPackage, run_child
+
+DEFAULT_SECONDS = 60.0
+TELL_EVERY_S = 0.2
+TELL_LINES_EVERY_S = 10.0
+
+SYMPTOMS = f"""\
+symptoms (without --symptom, the first that shows when the captured run is played):
+  exception[:TYPE]       the core raises, this type of exception or one derived from it
+  invariant[:TEXT]       a rule of actors.core.invariants is broken, or a sequence meets somebody
+                         else's KV; the complaint has TEXT in it
+  stall                  the run does not come to its end
+  leak                   all is delivered, and a request, a row or a block is left
+  starves[:STEPS]        a sequence that could run is passed over without a reason in more than
+                         STEPS steps (default: {DEFAULT_STARVED_STEPS}): all that it needs is there,
+                         or later ones that are no more urgent go first
+  divergence             the core decides otherwise than the one in --reference DIR
+  predicate:FILE.py[:F]  F(played) of your file returns something true (default: shows)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Plays the captured run as a scenario, finds what is wrong with it, takes away all that "
+        "the symptom does not need, and writes what is left as a pytest file that fails until the "
+        "bug is fixed."
+    )
+    parser.epilog = f"{SYMPTOMS}\n\n{parser.epilog}"
+    add_journal_argument(parser)
+    parser.add_argument("--symptom", metavar="SYMPTOM", help="what to look for; see below")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the test; default: test_SYMPTOM.py, here"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=DEFAULT_SECONDS,
+        metavar="S",
+        help="to spend at most; then the smallest so far is written (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--core",
+        type=Path,
+        metavar="DIR",
+        help="ask the core in this checkout or copy of the package, not the installed one",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="DIR",
+        help="another checkout or copy, whose decisions are right; for the symptom divergence",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.core is not None and options.code is None:
+        try:
+            return run_child(options.core, options.given)
+        except NoPackage as error:
+            raise UsageError(str(error)) from None
+    deadline = time.monotonic() + options.seconds
+    if options.out is not None:
+        _require_ours(options.out)
+    try:
+        symptoms = _asked_for(options)
+        journal = open_journal(options.journal)
+        return _run(options, journal, symptoms, deadline)
+    except PredicateFault as fault:
+        raise UsageError(str(fault)) from None
+
+
+def _run(
+    options: argparse.Namespace,
+    journal: Journal,
+    symptoms: list[Symptom],
+    deadline: float,
+) -> int:
+    scenario, recording = scenario_of(journal)
+    if options.symptom is None and recording.failure is not None:
+        symptoms = [Raises(recording.failure.type_name), *symptoms]
+    try:
+        found = look_for(scenario, symptoms, deadline)
+    except OutOfTime:
+        return _tell_nothing(options, recording, "time was up before it was over; give --seconds")
+    if found is None:
+        return _tell_nothing(options, recording, _not_shown(options, recording))
+    progress = _Progress(len(scenario.requests))
+    shrunk = shrink(found, deadline, progress.update)
+    progress.finish()
+    path = options.out or Path(f"{name_of_test(shrunk.symptom)}.py")
+    _require_ours(path)
+    origin = (
+        f"from run {recording.run_id}: {len(scenario.requests):,} requests to "
+        f"{len(shrunk.scenario.requests)}."
+    )
+    headline = f"{shrunk.symptom.name.partition(':')[0]}: {shrunk.sighting.text}"
+    text = pytest_file(shrunk.scenario, shrunk.symptom, headline, origin)
+    path.write_text(text)
+    if options.json:
+        print(json.dumps(_as_json(found, shrunk, path)))
+    else:
+        print(_as_text(found, shrunk, path, text))
+    return EXIT_OK
+
+
+# What is asked for.
+
+
+def _asked_for(options: argparse.Namespace) -> list[Symptom]:
+    reference = _reference(options.reference)
+    if options.symptom is None:
+        return anything([] if reference is None else [Diverges(reference)])
+    kind, _, detail = options.symptom.partition(":")
+    match kind:
+        case "exception":
+            return [Raises(detail)]
+        case "invariant":
+            return [Violates(detail, checks_kv=False), Violates(detail, checks_kv=True)]
+        case "stall" if not detail:
+            return [Stalls()]
+        case "leak" if not detail:
+            return [Leaks()]
+        case "starves":
+            return [Starves(_steps(detail) if detail else DEFAULT_STARVED_STEPS)]
+        case "divergence" if not detail:
+            if reference is None:
+                raise UsageError(
+                    "divergence needs --reference DIR: once a request is taken away, the recorded "
+                    "decisions no longer fit, so that another core must say what is right"
+                )
+            return [Diverges(reference)]
+        case "predicate" if detail:
+            return [Predicate(detail)]
+    raise UsageError(f"--symptom {options.symptom}: there is none such (see shrink --help)")
+
+
+def _reference(directory: Path | None) -> OtherCore | None:
+    if directory is None:
+        return None
+    try:
+        return OtherCore(directory)
+    except NoPackage as error:
+        raise UsageError(f"--reference: {error}") from None
+    except Exception as error:
+        raise UsageError(f"--reference {directory} cannot be imported: {error!r}") from None
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise UsageError(f"starves:{text}: give a number of steps from 1 to 1,000,000")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86,400")
+    return number
+
+
+def _require_ours(path: Path) -> None:
+    """What this tool did not write it does not overwrite."""
+    try:
+        is_ours = not path.exists() or MARK in path.read_text(errors="replace")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    if not is_ours:
+        raise UsageError(f"{path} is there already; name another file with --out")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent}")
+
+
+# What is told.
+
+
+class _Progress:
+    """One line on stderr: redrawn on a terminal, else repeated from time to time."""
+
+    def __init__(self, num_requests: int) -> None:
+        self._num_requests = num_requests
+        self._began = self._told_at = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+
+    def update(self, num_requests: int, num_tries: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at < (TELL_EVERY_S if self._is_terminal else TELL_LINES_EVERY_S):
+            return
+        self._told_at = now
+        line = (
+            f"shrinking: {num_requests:,} of {self._num_requests:,} requests left, "
+            f"{num_tries:,} tries, {now - self._began:.0f} s"
+        )
+        print(f"\r{line}\x1b[K" if self._is_terminal else line, end="", file=sys.stderr)
+        print("" if self._is_terminal else "\n", end="", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        if self._is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _not_shown(options: argparse.Namespace, recording: Recording) -> str:
+    nothing = f"{options.symptom} does not show" if options.symptom else "nothing wrong shows"
+    text = f"{nothing} when it is played, under the recorded timing or three close to it"
+    if recording.failure is not None:
+        text += (
+            f"; the recorded core raised {recording.failure.type_name}: did --core name that one?"
+        )
+    return text
+
+
+def _tell_nothing(options: argparse.Namespace, recording: Recording, reason: str) -> int:
+    num_requests = len(recording.requests)
+    if options.json:
+        print(json.dumps({"symptom": None, "num_requests": num_requests, "reason": reason}))
+    else:
+        print(f"not shrunk: the run of {num_requests:,} requests: {reason}")
+    return EXIT_NO_SYMPTOM
+
+
+def _as_text(found: Found, shrunk: Shrunk, path: Path, text: str) -> str:
+    before, after = found.scenario.requests, shrunk.scenario.requests
+    effort = f"{shrunk.num_tries:,} tries, {shrunk.duration_s:.1f} s"
+    tail = "each is needed" if shrunk.is_minimal else "time was up: more --seconds may find fewer"
+    lines = [
+        f"symptom  {found.symptom.name}",
+        f"seen     {found.sighting.text}",
+        f"         in the run of {len(before):,} requests, timing {found.timing}",
+        f"shrunk   to {len(after)} in {effort}; {tail}",
+        f"seen     {shrunk.sighting.text}",
+        f"wrote    {path}, {text.count(chr(10))} lines; it fails until the bug is fixed:",
+        "",
+        *(f"    {line}".rstrip() for line in text.splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def _as_json(found: Found, shrunk: Shrunk, path: Path) -> dict[str, Any]:
+    return {
+        "symptom": shrunk.symptom.name,
+        "seen": shrunk.sighting.text,
+        "timing": found.timing,
+        "num_requests": len(found.scenario.requests),
+        "num_requests_left": len(shrunk.scenario.requests),
+        "num_tries": shrunk.num_tries,
+        "duration_s": round(shrunk.duration_s, 3),
+        "is_minimal": shrunk.is_minimal,
+        "test": str(path),
+    }
