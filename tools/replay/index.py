@@ -83,7 +83,9 @@ class Index:
 
     def step(self, step_id: int) -> Step:
         """One row of `steps`. Raises LookupError, which names the steps there are."""
-        for number in range(len(self.parts)):
+        for number, part in enumerate(self.parts):
+            if not part.head.first_step_id <= step_id <= part.head.last_step_id:
+                continue
             ids = self._column(number, "steps", "step_id")
             place = bisect_left(ids, step_id)
             if place < len(ids) and ids[place] == step_id:
@@ -179,13 +181,11 @@ class Index:
     def _steps_told(self) -> str:
         """Which steps there are, for a person."""
         ranges: list[tuple[int, int]] = []
-        for number in range(len(self.parts)):
-            ids = self._column(number, "steps", "step_id")
-            if not ids:
-                continue
-            if ranges and ids[0] == ranges[-1][1] + 1:
-                ranges[-1] = (ranges[-1][0], ids[-1])
-            else:
-                ranges.append((ids[0], ids[-1]))
+        for part in self.parts:
+            first, last = part.head.first_step_id, part.head.last_step_id
+            if ranges and first == ranges[-1][1] + 1:
+                ranges[-1] = (ranges[-1][0], last)
+            elif first:
+                ranges.append((first, last))
         told = ", ".join(f"{first:,} to {last:,}" for first, last in ranges)
         return f"its steps are {told}" if ranges else "it holds no steps"

@@ -24,7 +24,6 @@ from tokenreel.tools.replay.index_rows import (
     Admit,
     Completion,
     Departure,
-    Row,
     SequenceMarks,
     Step,
 )
@@ -55,7 +54,7 @@ class Collector:
         self._open_steps = {row.step_id: row for row in self._steps if not row.completed_seq}
 
     @property
-    def tables(self) -> dict[str, list[Row]]:
+    def tables(self) -> dict[str, list[Any]]:
         return {
             "steps": list(self._steps),
             "late_completions": list(self._late_completions),
@@ -64,10 +63,6 @@ class Collector:
             "departures": list(self._departures.values()),
             "sequences": list(self._sequences.values()),
         }
-
-    @property
-    def num_steps(self) -> int:
-        return len(self._steps)
 
     def carry(self, admit: Admit) -> None:
         """A request that was there when the segment began."""

@@ -75,6 +75,9 @@ class PartHead(msgspec.Struct, frozen=True, kw_only=True):
     stamp: FileStamp
     summary: SegmentSummary
     num_events: int
+    first_step_id: int
+    last_step_id: int
+    """Of the steps that began in the segment; both 0 if none did."""
     divergence: DivergedAt | None
     failure: str
     """What the core raised at the segment's last input; empty if nothing."""

@@ -78,16 +78,19 @@ class SegmentPass:
         self._keep_snapshot(Position(summary.committed_length, summary.next_seq), summary.last_t_ns)
         self._thin_out(max(MIN_SNAPSHOT_BYTES, summary.committed_length // SNAPSHOT_SHARE))
         failure = self._replica.failure
+        tables = self._collector.tables if self._collector else Collector(1).tables
+        step_ids = [row.step_id for row in tables["steps"]] or [0]
         head = PartHead(
             source_hash=self._code.source_hash,
             stamp=stamp,
             summary=summary,
             num_events=self._num_events,
+            first_step_id=step_ids[0],
+            last_step_id=step_ids[-1],
             divergence=self._divergence,
             failure="" if failure is None else f"{failure.type_name}: {failure.message}",
             snapshots=[stored for stored, _ in self._snapshots],
         )
-        tables = self._collector.tables if self._collector else Collector(1).tables
         return pack_part(head, tables, [packed for _, packed in self._snapshots])
 
     def _records(self) -> Iterator[Record]:

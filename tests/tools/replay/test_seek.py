@@ -7,6 +7,7 @@ from capturing import CONFIG, capture
 
 from tokenreel.actors.core.config import LOGIC_VERSION
 from tokenreel.actors.core.engine import Engine
+from tokenreel.actors.runtime.clock import SystemClock
 from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import encode, tag_of
@@ -20,11 +21,13 @@ from tokenreel.tools.replay.seek import Kind, seek, seq_at
 WALL_NS = 1_700_000_000_000_000_000
 
 
-class StandingClock:
-    """So that the run begins at 500 ns of the clock that its records carry."""
+class RunClock(SystemClock):
+    """The run begins at 500 ns of the clock that its records carry."""
+
+    now_ns = 500
 
     def monotonic_ns(self) -> int:
-        return 500
+        return self.now_ns
 
     def wall_ns(self) -> int:
         return WALL_NS
@@ -36,9 +39,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     captured = capture(tmp_path_factory.mktemp("journals"))
     meta = describe_run(CONFIG, LOGIC_VERSION)
     directory = tmp_path_factory.mktemp("journals")
-    recorder = Recorder.create(directory, meta, sync="none", clock=StandingClock())
+    clock = RunClock()
+    recorder = Recorder.create(directory, meta, sync="none", clock=clock)
     engine = Engine(CONFIG)
     for number, event in enumerate(recorded_events(open_journal(captured))):
+        clock.now_ns = event.t_ns
         recorder.append(tag_of(event.event), INPUT, encode(event.event), event.t_ns)
         for effect in engine.apply(event.event):
             recorder.append(tag_of(effect), EFFECT, encode(effect), event.t_ns)
