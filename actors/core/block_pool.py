@@ -10,6 +10,7 @@ is O(1) per block.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from tokenreel.actors.core.digest import FREE_LIST, Digest, weight
 from tokenreel.messages.ids import BlockId, StepId
@@ -24,14 +25,13 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.num_fenced = 0
         self.references = [0] * num_blocks
-        self.free: deque[BlockId] = deque()
+        self.free: deque[BlockId] = deque(map(BlockId, range(num_blocks)))
         self.evictable: OrderedDict[BlockId, None] = OrderedDict()
         self.fenced: dict[StepId, list[BlockId]] = {}
-        self.stamps = [0] * num_blocks
-        self.next_stamp = 1
+        self.stamps = list(range(1, num_blocks + 1))
+        self.next_stamp = num_blocks + 1
         self._digest = digest
-        for number in range(num_blocks):
-            self._put_free(BlockId(number))
+        digest.add_later(FREE_LIST, lambda: _stamp_terms(range(1, num_blocks + 1)))
 
     @property
     def num_available(self) -> int:
@@ -92,15 +92,13 @@ class BlockPool:
         stamps: list[int],
     ) -> None:
         """Takes a snapshot's place of every block; who holds the others is the caller's to say."""
-        for block in self.free:
-            self._unstamp(block)
+        before = self.stamps
+        self._digest.add_later(FREE_LIST, lambda: _stamp_terms(stamps) - _stamp_terms(before))
         self.free = deque(free)
         self.evictable = OrderedDict.fromkeys(evictable)
         self.fenced = dict(fenced)
         self.num_fenced = sum(len(blocks) for _, blocks in fenced)
         self.stamps = list(stamps)
-        for number, stamp in enumerate(stamps):
-            self._digest.add(FREE_LIST, weight(number) * stamp)
         for _, blocks in fenced:
             for block in blocks:
                 self._digest.add(FREE_LIST, -weight(~block))
@@ -117,3 +115,8 @@ class BlockPool:
     def _unstamp(self, block: BlockId) -> None:
         self._digest.add(FREE_LIST, -weight(block) * self.stamps[block])
         self.stamps[block] = 0
+
+
+def _stamp_terms(stamps: Iterable[int]) -> int:
+    """What the stamps of blocks 0, 1, ... come to in the digest's `free_list` component."""
+    return sum(weight(number) * stamp for number, stamp in enumerate(stamps) if stamp)

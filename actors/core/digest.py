@@ -5,6 +5,7 @@ subtraction and one addition, whatever the size of the state. Order enters a sum
 (`BlockPool`) and positions (block tables). It detects differences; it is no protection from malice.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from tokenreel.messages.sampling import MASK_64
@@ -46,10 +47,24 @@ class Digest:
 
     def __init__(self) -> None:
         self._sums = [0] * len(COMPONENTS)
+        self._later: list[tuple[int, Callable[[], int]]] = []
 
     def add(self, component: int, term: int) -> None:
         """Adds a term, or takes it back if it is negative."""
         self._sums[component] = (self._sums[component] + term) & MASK_64
 
+    def add_later(self, component: int, term: Callable[[], int]) -> None:
+        """Adds a term that takes long to find out, as soon as anybody asks for the sums."""
+        self._later.append((component, term))
+
+    def take_over(self, sums: tuple[int, ...]) -> None:
+        """The sums are these, whatever was added before."""
+        self._sums = list(sums)
+        self._later.clear()
+
     def values(self) -> tuple[int, ...]:
+        if self._later:
+            later, self._later = self._later, []
+            for component, term in later:
+                self.add(component, term())
         return tuple(self._sums)

@@ -348,11 +348,12 @@ class Engine:
         return snapshot.encode(snapshot.take(self))
 
     @classmethod
-    def restore(cls, config: CoreConfig, encoded: bytes) -> "Engine":
+    def restore(cls, config: CoreConfig, encoded: bytes, *, is_trusted: bool = False) -> "Engine":
         """The engine that `snapshot` was taken of. Raises SnapshotError if these bytes are no
-        snapshot of an engine with this configuration."""
+        snapshot of an engine with this configuration. `is_trusted`: this very code made them and
+        nobody has changed them since, so that the digest in them need not be computed again."""
         engine = cls(config)
-        snapshot.restore(engine, encoded)
+        snapshot.restore(engine, encoded, is_trusted)
         return engine
 
     def state_digest(self) -> tuple[int, ...]:
