@@ -13,6 +13,8 @@ from mutants import drifting_at, lying_at
 
 from tokenreel.actors.runtime.code_identity import source_hash
 from tokenreel.actors.runtime.journal_directory import segments_of
+from tokenreel.messages.journal import INPUT, LAST_OF_WRITE, PendingRecord, SegmentEncoder
+from tokenreel.messages.journal_reader import SegmentReader
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.exit_codes import (
     EXIT_DAMAGED,
@@ -70,6 +72,35 @@ def test_jobs_and_bounds_do_not_change_what_is_said(
     assert main(["verify", "--json", *bounds, str(run)], code) == EXIT_DIVERGED
     assert report_of(capsys)["divergence"]["seq"] == found[0]["seq"]
     assert main(["verify", "--until", "step:149", str(run)], code) == EXIT_OK
+
+
+def test_damage_behind_a_difference_is_told_with_it_and_decides_the_exit_code(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sealed as it should be, but one event in the last segment is none."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    path = segments_of(copy)[-1].path
+    reader = SegmentReader(path.read_bytes(), path.name)
+    encoder = SegmentEncoder(reader.header)
+    data = encoder.header_bytes
+    at = 0
+    for record in reader:
+        payload = record.payload
+        if record.flags & INPUT and not at:
+            at, payload = record.offset, b"\xc1"
+        pending = PendingRecord(record.type, record.flags & ~LAST_OF_WRITE, payload, record.t_ns)
+        data += encoder.encode([pending], record.seq)
+    path.write_bytes(data)
+    code = lying_at(20)
+    assert main(["verify", "--continue", str(copy)], code) == EXIT_DAMAGED
+    text = " ".join(capsys.readouterr().out.split())
+    assert "step 20 (the last one that agreed: 19)" in text
+    assert f"damaged, and read no further: {path.name}, offset {at}: no message" in text
+    assert main(["verify", "--json", "--continue", str(copy)], code) == EXIT_DAMAGED
+    report = report_of(capsys)
+    assert report["outcome"] == "diverged" and report["damage"]["offset"] == at
+    assert main(["verify", str(copy)], code) == EXIT_DIVERGED
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
