@@ -43,7 +43,7 @@ class Recorded:
         self._code = code
         index = open_index(path, progress, code)
         self._meta = _meta_of(index)
-        self._origin_ns = index.journal.segments[0].header.monotonic_ns
+        self._origin_ns = _origin_of(index)
         self._cache = StepCache(index, _render)
         self._take(index)
 
@@ -195,3 +195,10 @@ def _meta_of(index: Index) -> Meta:
             if record.type == META:
                 return decode_meta(record.payload)
     raise NotRecorded("the journal holds no META record")
+
+
+def _origin_of(index: Index) -> int:
+    """The instant since which times are told: the start of the journal. Where another clock wrote
+    its header, as in a made one, the first step."""
+    began = index.journal.segments[0].header.monotonic_ns
+    return min(began, int(index.steps.t_ns[0])) if len(index.steps) else began

@@ -35,12 +35,14 @@ class RequestLives:
         self._origin_ns = origin_ns
 
     def find(self, query: str) -> dict[str, Any]:
-        """At most MAX_FOUND requests, the most remarkable first, and how many there are."""
+        """At most MAX_FOUND requests: the one of this very name, then the most remarkable first;
+        and how many there are."""
         requests = self._index.requests
         rows = self._matching(query.strip().lower())
         waits = np.where(requests.first_token_ns > 0, requests.first_token_ns, 0)
         waits = np.where(waits > 0, waits - requests.admit_t_ns, 0)[rows]
-        rows = rows[np.lexsort((rows, -waits, -requests.num_preemptions[rows]))]
+        is_other = rows != self._row_of(query.strip())
+        rows = rows[np.lexsort((rows, -waits, -requests.num_preemptions[rows], is_other))]
         return {
             "query": query,
             "total": len(rows),

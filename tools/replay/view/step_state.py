@@ -105,6 +105,7 @@ def _preemption(engine: Engine, effect: SequencePreempted) -> dict[str, Any]:
     return {
         "seq": effect.seq_id,
         "request": show_key(victim.key),
+        "choice": victim.order[2],
         "for_seq": effect.for_seq_id,
         "for_request": show_key(winner.key) if winner else None,
         "computed": effect.num_computed_tokens,

@@ -237,6 +237,7 @@ def test_a_search_highlights_a_request_everywhere(page: Browser, states: States)
     page.press("\ue007")
     page.wait(lambda: page.text("#life h2") == request if page.find_all("#life h2") else False)
     at_step(page, step)
+    assert "null" not in page.text("#life") and "undefined" not in page.text("#life")
     marked = page.texts("tr.is-highlighted .name")
     assert marked and all(name.split(" ")[0] == request for name in marked)
     page.wait(drawn_anew(page, "#lanes", lanes))
@@ -297,6 +298,21 @@ def test_only_the_visible_range_is_asked_for_when_keys_and_wheel_zoom(page: Brow
     page.wait(lambda: asked_range(page) != closer)
     wider = asked_range(page)
     assert wider[1] - wider[0] > closer[1] - closer[0]
+
+
+def test_an_answer_that_is_no_longer_wanted_is_no_trouble(page: Browser, states: States) -> None:
+    num_asked = "return performance.getEntriesByType('resource').length"
+    before = page.script(num_asked)
+    page.script(
+        "const box = document.getElementById('lanes-box'); let left = 40;"
+        "const turn = () => { box.dispatchEvent(new WheelEvent('wheel',"
+        "{deltaY: left % 2 ? 90 : -90, bubbles: true, cancelable: true}));"
+        "if (left--) setTimeout(turn, 7 * (left % 9)); }; turn()"
+    )
+    page.wait(lambda: page.script(num_asked) > before + 3)
+    page.press("\ue010")
+    at_step(page, max(states))
+    assert not page.find("#status").is_displayed()
 
 
 def test_hovering_tells_the_details(page: Browser) -> None:

@@ -205,10 +205,24 @@ def test_who_runs_at_a_step_is_in_prefill_or_decode_there(
 
 @pytest.mark.parametrize(
     ("query", "ids"),
-    [("1.7", ["1.7"]), ("1.39", ["1.39"]), ("s1", ["1.0"]), ("nothing like it", []), ("9.9", [])],
+    [
+        ("1.7", ["1.7"]),
+        ("s2", ["1.0"]),
+        ("1.39", ["1.39"]),
+        ("s1", ["1.0"]),
+        ("nothing like it", []),
+        ("9.9", []),
+    ],
 )
 def test_requests_are_found_by_their_names(recorded: Recorded, query: str, ids: list[str]) -> None:
     assert [request["id"] for request in recorded.find_requests(query)["requests"]] == ids
+
+
+def test_the_one_of_the_very_name_comes_first(recorded: Recorded) -> None:
+    for name in ("1.1", "1.2", "1.3"):
+        found = recorded.find_requests(name)["requests"]
+        assert found[0]["id"] == name and len(found) > 9
+        assert all(request["id"].startswith(name) for request in found)
 
 
 def test_requests_are_found_by_what_became_of_them(recorded: Recorded) -> None:

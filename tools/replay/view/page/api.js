@@ -4,15 +4,16 @@ export class ApiError extends Error {}
 
 async function ask(path, signal) {
   let answer;
+  let body;
   try {
     answer = await fetch(path, { signal, headers: { accept: "application/json" } });
+    body = await answer.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("the server does not answer; has it ended?");
   }
-  const body = await answer.json().catch(() => null);
-  if (answer.ok && body !== null) return body;
-  const told = body?.error?.message ?? body?.error;
+  if (answer.ok) return body;
+  const told = body?.error?.message;
   throw new ApiError(typeof told === "string" ? told : `the server answered ${answer.status}`);
 }
 

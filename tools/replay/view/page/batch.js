@@ -99,7 +99,7 @@ function progress(sequence) {
     part("prompt", 0, sequence.prompt),
     part("computed", 0, inPrompt),
     part("output", sequence.prompt, Math.max(0, sequence.computed - sequence.prompt)),
-    sequence.chunk ? part("chunk", sequence.scheduled - sequence.chunk, sequence.chunk) : null,
+    sequence.chunk ? part(sequence.is_prefill ? "chunk wide-chunk" : "chunk", sequence.scheduled - sequence.chunk, sequence.chunk) : null,
   );
 }
 

@@ -27,8 +27,7 @@ const MARKS = [
   { column: "divergent", colour: "divergent", shape: drawCross },
 ];
 const MARK_HEIGHT = 11;
-const LIFE_HEIGHT = 16;
-const KIND_COLOURS = { waiting: "waiting", prefill: "prefill", decode: "decode", preempted: "preempted", blocked: "cached", finished: "cached" };
+const LIFE_HEIGHT = 14;
 
 export function drawOverview(bins) {
   const { context, width, height } = sharpContext(byId("overview"));
@@ -57,7 +56,7 @@ export function drawLanes(bins) {
   const ink = colours();
   const span = view.until - view.from + 1;
   const scale = { x: (step) => ((step - view.from) / span) * width, width };
-  const lifeHeight = view.highlight ? LIFE_HEIGHT + LANE_GAP : 0;
+  const lifeHeight = view.highlight ? LABEL + LIFE_HEIGHT + LANE_GAP : 0;
   const left = height - TOP - AXIS - MARK_HEIGHT - (LABEL + LANE_GAP) * LANES.length - lifeHeight;
   let y = TOP;
   for (const lane of LANES) {
@@ -205,27 +204,18 @@ function drawCross(context, x, y) {
   context.stroke();
 }
 
-function drawLife(context, scale, y) {
+function drawLife(context, scale, top) {
   const ink = colours();
+  const y = top + LABEL;
+  label(context, `request ${view.highlight.id}: waits, prefills, decodes, is preempted`, top, scale.width);
   for (const [kind, from, until] of view.highlight.spans) {
     const left = Math.max(0, scale.x(from));
     const right = Math.min(scale.width, Math.max(scale.x(until + 1), scale.x(from) + 2));
     if (right < 0 || left > scale.width) continue;
-    context.fillStyle = ink[KIND_COLOURS[kind] ?? "held"];
-    const inset = kind === "waiting" || kind === "blocked" || kind === "preempted" ? 5 : 1;
+    context.fillStyle = ink[kind];
+    const inset = kind === "waiting" || kind === "preempted" ? 4 : 0;
     context.fillRect(left, y + inset, right - left, LIFE_HEIGHT - 2 * inset);
   }
-  const first = view.highlight.spans[0];
-  if (!first) return;
-  const at = Math.max(4, Math.min(scale.width - 60, scale.x(first[1]) + 4));
-  context.font = "11px ui-monospace, monospace";
-  context.textAlign = "left";
-  context.textBaseline = "middle";
-  context.lineWidth = 3;
-  context.strokeStyle = ink.panel;
-  context.fillStyle = ink.ink;
-  context.strokeText(view.highlight.id, at, y + LIFE_HEIGHT / 2);
-  context.fillText(view.highlight.id, at, y + LIFE_HEIGHT / 2);
 }
 
 function drawAxis(context, scale, height) {

@@ -78,7 +78,7 @@ function preemption(event) {
     : `gave way to ${event.for_request ?? `sequence ${event.for_seq}`}`;
   return element("p", { class: "reason", "--mark": "var(--preempted)" },
     element("strong", {}, "▼ Preempted: "),
-    requestButton({ request: event.request, seq: event.seq, choice: 0 }),
+    requestButton(event),
     ` ${winner}; ${plural(event.computed, "computed token")} to compute again.`);
 }
 

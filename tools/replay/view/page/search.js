@@ -136,14 +136,14 @@ function drawLife() {
   const about = [
     `arrived ${clock(request.admitted_s)}`,
     request.ttft_s === null ? "no token yet" : `first token after ${duration(request.ttft_s)}`,
-    request.total_s === null ? "not finished" : `${request.reason} after ${duration(request.total_s)}`,
+    request.total_s === null ? "not finished" : `ended (${request.reason}) after ${duration(request.total_s)}`,
     `${plural(request.prompt, "prompt token")} (${number(request.cached)} cached), ${plural(request.outputs, "output")}`,
     request.preemptions ? `preempted ${request.preemptions}×` : null,
     request.seqs.length > 1 ? `${request.seqs.length} sequences` : null,
     request.priority ? `priority ${request.priority}` : null,
     request.note,
   ];
-  life.replaceChildren(
+  life.replaceChildren(element("div", {},
     element("div", { class: "life-head" },
       element("h2", {}, element("span", { class: "name", "--dot": ownerVariable(request.seqs[0] ?? 0) },
         element("span", { class: "dot" }), request.id)),
@@ -154,5 +154,5 @@ function drawLife() {
         ...request.stop.flatMap((text) => [element("code", {}, text), " "]))
       : null,
     request.error ? element("p", { class: "texts" }, "error: ", element("code", {}, request.error)) : null,
-  );
+  ));
 }
