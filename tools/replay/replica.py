@@ -4,11 +4,12 @@ A recorded snapshot starts it anew. Where the code that is asked decides otherwi
 one, what follows would be fiction: the replica says where, and rests until the next snapshot.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
+from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
 from tokenreel.messages.journal import (
     AFTER_GAP,
@@ -120,7 +121,7 @@ class Replica:
     def resume(self, snapshot: bytes, last_step_id: int) -> None:
         """What follows is behind this snapshot, which was taken in the segment that was entered,
         whose META was met."""
-        self.engine = self._build(snapshot, HEADER_BYTES)
+        self.engine = self._build(lambda: self._restore_own(snapshot), HEADER_BYTES)
         self.divergence = self.failure = None
         self.last_step_id = last_step_id
 
@@ -226,7 +227,8 @@ class Replica:
         self._parts = []
         if snapshot is None:
             raise JournalDamaged(self._segment, record.offset, "a snapshot's parts are mixed up")
-        self.engine = self._build(snapshot, record.offset)
+        restore = self._code.restore
+        self.engine = self._build(lambda: restore(self.configuration, snapshot), record.offset)
         self.divergence = self.failure = None
 
     def _create(self) -> Core:
@@ -234,14 +236,20 @@ class Replica:
             raise JournalDamaged(
                 self._segment, HEADER_BYTES, "neither the run's first segment nor a snapshot"
             )
-        return self._build(None, HEADER_BYTES)
+        return self._build(lambda: self._code.create(self.configuration), HEADER_BYTES)
 
-    def _build(self, snapshot: bytes | None, offset: int) -> Core:
+    def _restore_own(self, snapshot: bytes) -> Core:
+        """From a snapshot of this same code, which an index has kept: an `Engine` does not check
+        again what it said itself."""
+        restore = self._code.restore
+        if getattr(restore, "__func__", None) is Engine.restore.__func__:  # type: ignore[attr-defined]
+            return restore(self.configuration, snapshot, is_trusted=True)  # type: ignore[call-arg]
+        return restore(self.configuration, snapshot)
+
+    def _build(self, build: Callable[[], Core], offset: int) -> Core:
         """Whatever the core says against it: with these bytes it cannot be started."""
         try:
-            if snapshot is None:
-                return self._code.create(self.configuration)
-            return self._code.restore(self.configuration, snapshot)
+            return build()
         except Exception as error:
             raise JournalDamaged(
                 self._segment,
