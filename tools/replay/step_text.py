@@ -144,7 +144,7 @@ class _Page:
         title = f"running ({len(running):,}), served from the top, preempted from the bottom"
         yield from _title(title)
         headers = (
-            *("row", "<request", "<seq", "level", "prompt", "out/max", "computed", "scheduled"),
+            *("row", "<request", "<seq", "level", "prompt", "out/max", "computed", "ahead"),
             *("open", "blocks", "preempted", "<in this step"),
         )
         rows = [
@@ -152,7 +152,7 @@ class _Page:
                 each.row,
                 *self._identity(each),
                 each.num_computed,
-                each.num_scheduled,
+                each.num_scheduled - each.num_computed,
                 each.num_open_steps,
                 len(each.block_table),
                 each.epoch,
