@@ -61,7 +61,7 @@ def replay_in_child(
 
     def replay(hash_seed: str) -> dict[str, Any] | None:
         command = [sys.executable, "-P", "-m", *through, "verify", "--json", "--once"]
-        command += ["--from", f"seq:{divergence.seq}"]
+        command += ["--from", f"seq:{divergence.input_seq}"]
         command += ["--until", f"seq:{divergence.seq + RECORDS_BEHIND}", "--", str(path)]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         try:

@@ -81,7 +81,7 @@ class Comparison:
 
     @property
     def last_t_ns(self) -> int:
-        """When the last event came; 0 if there was none in this segment."""
+        """When the last event came; 0 if there was none."""
         return self._input.t_ns if self._input else 0
 
     @property
@@ -97,7 +97,6 @@ class Comparison:
 
     def enter_segment(self, header: SegmentHeader, name: str) -> None:
         self._header, self._segment = header, name
-        self._input = None  # an effect stands in the same write as its input
 
     def meet_gap(self, num_records_lost: int) -> None:
         self._num_gaps += 1
@@ -172,7 +171,8 @@ class Comparison:
 
     def _refuse_effect(self, record: Record) -> None:
         recorded = self._decode(record, Effect)
-        if self._input is None:
+        # It stands in the same write as its input, so in the same segment.
+        if self._input is None or self._input.seq < self._header.first_seq:
             raise JournalDamaged(self._segment, record.offset, "an effect without an input")
         replayed: Any = ABSENT
         if self._failure is not None:

@@ -28,7 +28,8 @@ ARGUMENTS = {
     "step": ["5"],
     "why": ["s1"],
     "redact": ["OUT"],
-    "keep": ["--name", "symptom"],
+    "export": ["OUT.pftrace"],
+    "keep": ["--name", "symptom", "--into", "."],
     "shrink": ["--symptom", "exception"],
 }
 """What a verb demands behind the journal. A verb that demands more is told by this test."""
