@@ -1,5 +1,6 @@
 """A journal becomes a test: of decisions, of a failure until it is fixed, of soundness."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,17 @@ def test_a_sound_run_is_kept_redacted_and_guards_decisions(
     for _, _, records in read_records(open_journal(kept)):
         assert all(record.flags & REDACTED for record in records)
     assert [path.name for path in into.iterdir()] == ["a_storm"]
+
+
+def test_json_says_what_was_kept(
+    tmp_path: Path, into: Path, keep_verb: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = converse(tmp_path / "run", [Asked(prompt=[1])])
+    assert keep_verb(run, "--name", "one_token", "--json") == EXIT_OK
+
+    report = json.loads(capsys.readouterr().out)
+    assert report["path"] == str(into / "one_token")
+    assert report["guards"] == "decisions" and report["shows"] == "one token"
 
 
 def test_a_changed_decision_is_complained_of(

@@ -7,6 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
+from msgspec.structs import asdict
+
 from tokenreel.actors.core.scenario import Scenario
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
@@ -74,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="JOURNAL is a kept run whose bug is fixed: from now on it guards that",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,12 +99,24 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(message) from None
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from None
-    known = about(place)
-    num_bytes = sum(path.stat().st_size for path in place.iterdir())
-    print(f"kept: {place} ({num_bytes:,} bytes)")
-    print(f"  {'guards':<8}{known.guards.value}")
-    print(f"  {'shows':<8}{known.shows}")
+    print((_as_json if options.json else _as_text)(place))
     return EXIT_OK
+
+
+def _as_text(place: Path) -> str:
+    known = about(place)
+    rows = [f"kept: {place} ({_num_bytes(place):,} bytes)"]
+    rows += [f"  {'guards':<8}{known.guards.value}", f"  {'shows':<8}{known.shows}"]
+    return "\n".join(rows)
+
+
+def _as_json(place: Path) -> str:
+    report = {"path": str(place), "num_bytes": _num_bytes(place), **asdict(about(place))}
+    return msgspec.json.encode(report).decode()
+
+
+def _num_bytes(place: Path) -> int:
+    return sum(path.stat().st_size for path in place.iterdir())
 
 
 def _refuse(error: Exception, exit_code: int) -> int:
