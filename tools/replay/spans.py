@@ -2,6 +2,7 @@
 other, and what they say together: the same, whichever way it was asked."""
 
 import contextlib
+import signal
 from collections.abc import Callable, Generator
 from multiprocessing import connection, get_context
 from typing import Any, NamedTuple, cast
@@ -185,11 +186,10 @@ def _replay_and_tell(span: Span, replay: ReplaySpan, max_divergences: int, write
     def tick(num_bytes: int) -> None:
         writer.send_bytes(num_bytes.to_bytes(_TICK_BYTES, "little"))
 
-    try:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; the parent ends its children
+    with contextlib.suppress(Exception):  # the parent meets it again, or is gone
         result = replay(span, max_divergences, tick)
-    except Exception:
-        return  # told by the parent, which meets it again
-    writer.send_bytes(msgspec.msgpack.encode(result))
+        writer.send_bytes(msgspec.msgpack.encode(result))
 
 
 def _receive(reader: Any) -> int | SpanResult | None:
