@@ -225,8 +225,9 @@ class Player:
         return not (self._later or self.engine.requests or self._dispatched)
 
     def _stuck(self) -> str:
-        numbers = ", ".join(str(key.number) for key in self.engine.requests)
-        return f"nothing more can happen, and not all is done: of requests {numbers}"
+        first, *others = (key.number for key in self.engine.requests)
+        more = f" and {len(others)} more" if others else ""
+        return f"nothing more can happen, and not all is done: request {first}{more}"
 
     def _turn(self) -> None:
         turn = self.transcript.num_turns

@@ -1,4 +1,4 @@
-"""Copies of the core with one mistake in each, for the tools to find. The tutorial shows the diffs."""
+"""Copies of the core with one mistake in each, for the tools to find; the tutorial shows them."""
 
 import shutil
 from pathlib import Path

@@ -52,7 +52,8 @@ def pytest_file(scenario: Scenario, symptom: Symptom, headline: str, origin: str
 
 def name_of_test(symptom: Symptom) -> str:
     """Of the function; with `.py` also a good name for the file."""
-    words = re.sub(r"\W+", "_", symptom.name.replace("'", "")).strip("_").lower()
+    name = symptom.function if isinstance(symptom, Predicate) else symptom.name
+    words = re.sub(r"\W+", "_", name.replace("'", "")).strip("_").lower()
     return f"test_{words[:48].strip('_')}"
 
 
@@ -105,7 +106,12 @@ def _body(symptom: Symptom) -> list[str]:
                 "Player(SCENARIO, ScriptedWorker(SCENARIO), fairness).play()",
             ]
         case Predicate(place=place):
-            return [f"assert try_out(SCENARIO, Predicate({place!r})) is None"]
+            return [
+                "symptom = Predicate(",
+                f"    {place!r}",
+                ")",
+                "assert try_out(SCENARIO, symptom) is None",
+            ]
         case Diverges(seen=seen):
             assert seen is not None
             return [

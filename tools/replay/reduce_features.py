@@ -24,6 +24,10 @@ def reduce_features(search: Search) -> None:
     _rank_priorities(search)
 
 
+def without_abort(request: ScenarioRequest) -> ScenarioRequest:
+    return msgspec.structs.replace(request, abort_turn=None, abort_after=None, abort_delay=0)
+
+
 def _without(**defaults: object) -> Callable[[ScenarioRequest], ScenarioRequest]:
     return lambda request: msgspec.structs.replace(request, **defaults)
 
@@ -45,7 +49,7 @@ def _outermost_prefix(request: ScenarioRequest) -> ScenarioRequest:
 
 
 _PLAINER = (
-    _without(abort_turn=None, abort_after=None, abort_delay=0),
+    without_abort,
     _without(stop_after=None, stop_delay=0),
     _without(ends_after=None),
     _without(fails_at=None),

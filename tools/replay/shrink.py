@@ -9,6 +9,7 @@ import msgspec
 from tokenreel.actors.core.scenario import Scenario
 from tokenreel.tools.replay.lifting import max_turns_of
 from tokenreel.tools.replay.reduce import reduce_all
+from tokenreel.tools.replay.reduce_features import without_abort
 from tokenreel.tools.replay.reduce_timing import one_turn_to_a_step, shifted
 from tokenreel.tools.replay.search import Search, Tell
 from tokenreel.tools.replay.symptoms import AnyOf, Leaks, Raises, Stalls, Starves, Violates
@@ -38,16 +39,19 @@ class Shrunk(NamedTuple):
 def look_for(
     scenario: Scenario, symptoms: list[Symptom], deadline: float = float("inf")
 ) -> Found | None:
-    """The first of `symptoms` that shows, under the recorded timing or one close to it. Raises
-    OutOfTime."""
-    for symptom in symptoms:
+    """The first of `symptoms` that shows, under the recorded timing if one does, else under one
+    close to it. What is slow to look for is looked for last. Raises OutOfTime."""
+    for is_slow in (False, True):
         for timing, candidate in _timings(scenario):
             bounded = msgspec.structs.replace(candidate, max_turns=max_turns_of(candidate))
-            sighting = try_out(bounded, symptom, deadline)
-            if sighting is not None:
-                found = symptom.found if isinstance(symptom, AnyOf) else symptom
-                assert found is not None
-                return Found(bounded, found, sighting, timing)
+            for symptom in symptoms:
+                sighting = None
+                if symptom.is_slow == is_slow:
+                    sighting = try_out(bounded, symptom, deadline)
+                if sighting is not None:
+                    found = symptom.found if isinstance(symptom, AnyOf) else symptom
+                    assert found is not None
+                    return Found(bounded, found, sighting, timing)
     return None
 
 
@@ -94,10 +98,13 @@ def _with_default_bound(scenario: Scenario, symptom: Symptom, deadline: float) -
 
 def _timings(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     """The recorded timing is exact to the step, but two things that happened between two steps may
-    have changed places; other timings make up for that."""
+    have changed places; other timings make up for that. And where nothing went on any more, clients
+    gave up at last: in steps that is at once, and would hide it."""
     yield "as recorded", scenario
     yield "with one turn to a step", one_turn_to_a_step(scenario)
     for num_turns in (1, -1):
         later = tuple(shifted(request, -num_turns) for request in scenario.requests)
         name = f"with arrivals half a step {'later' if num_turns > 0 else 'sooner'}"
         yield name, msgspec.structs.replace(scenario, requests=later)
+    patient = tuple(without_abort(request) for request in scenario.requests)
+    yield "with clients that never give up", msgspec.structs.replace(scenario, requests=patient)

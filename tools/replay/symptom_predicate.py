@@ -25,9 +25,10 @@ class Predicate(Plain):
         self.place = place
         file, colon, function = place.partition(".py:")
         path = f"{file}.py" if colon else place
+        self.function = function or DEFAULT_FUNCTION
         try:
             found = runpy.run_path(path)
-            self._shows = found[function or DEFAULT_FUNCTION]
+            self._shows = found[self.function]
         except KeyError as missing:
             raise PredicateFault(f"{path} has no function {missing}") from None
         except Exception as error:

@@ -24,6 +24,7 @@ class Plain:
     """What most symptoms have in common; those that keep no books are their own watch."""
 
     keeps_events = False
+    is_slow = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -117,7 +118,7 @@ class Violates(Plain):
     def __init__(self, text: str = "", checks_kv: bool = True) -> None:
         super().__init__(f"invariant:{text}" if text else "invariant")
         self._text = text
-        self.checks_kv = checks_kv
+        self.checks_kv = self.is_slow = checks_kv
 
     def worker(self, scenario: Scenario) -> Worker:
         if self.checks_kv:
@@ -165,6 +166,7 @@ class AnyOf(Plain):
     def __init__(self, symptoms: list[Symptom]) -> None:
         super().__init__(" or ".join(symptom.name for symptom in symptoms))
         self._symptoms = symptoms
+        self.is_slow = any(symptom.is_slow for symptom in symptoms)
         self.found: Symptom | None = None
 
     def worker(self, scenario: Scenario) -> Worker:

@@ -9,8 +9,9 @@ from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.steps import StepCompleted, StepScheduled
 
 
-class OutOfTime(Exception):
-    """The deadline came in the middle of a trial."""
+class OutOfTime(BaseException):
+    """The deadline came in the middle of a trial. No rule and no predicate may take it for its own
+    failure, therefore it is no Exception."""
 
 
 class WorkerRefused(Exception):
@@ -41,6 +42,8 @@ class Symptom(Protocol):
     name: str
     """As on the command line."""
     keeps_events: bool
+    is_slow: bool
+    """Looking for it takes much longer than playing does."""
 
     def watch(self, scenario: Scenario) -> Watch: ...
 
@@ -102,8 +105,6 @@ def try_out(
     error: Exception | None = None
     try:
         player.play()
-    except OutOfTime:
-        raise
     except _Seen as seen:
         return Sighting(str(seen), player.transcript.num_turns, observer.num_events)
     except Exception as raised:

@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tokenreel.tools.replay.cli import UsageError
@@ -12,7 +16,7 @@ from tokenreel.tools.replay.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
 from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
 from tokenreel.tools.replay.lifting import scenario_of
 from tokenreel.tools.replay.other_core import OtherCore
-from tokenreel.tools.replay.pytest_file import MARK, pytest_file, name_of_test
+from tokenreel.tools.replay.pytest_file import MARK, name_of_test, pytest_file
 from tokenreel.tools.replay.recording_values import Recording
 from tokenreel.tools.replay.shrink import Found, Shrunk, anything, look_for, shrink
 from tokenreel.tools.replay.symptom_divergence import Diverges
@@ -29,6 +33,7 @@ from tokenreel.tools.replay.trial import OutOfTime, Symptom
 from tokenreel.tools.replay.under_test import NoPackage, run_child
 
 DEFAULT_SECONDS = 60.0
+GRACE_S = 2.0
 TELL_EVERY_S = 0.2
 TELL_LINES_EVERY_S = 10.0
 
@@ -92,7 +97,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         symptoms = _asked_for(options)
         journal = open_journal(options.journal)
-        return _run(options, journal, symptoms, deadline)
+        with _interrupted_after(options.seconds + GRACE_S):
+            return _run(options, journal, symptoms, deadline)
     except PredicateFault as fault:
         raise UsageError(str(fault)) from None
 
@@ -129,6 +135,22 @@ def _run(
     else:
         print(_as_text(found, shrunk, path, text))
     return EXIT_OK
+
+
+@contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """A core that does not come back from an event is interrupted all the same: OutOfTime."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 # What is asked for.
@@ -228,7 +250,7 @@ class _Progress:
 
 def _not_shown(options: argparse.Namespace, recording: Recording) -> str:
     nothing = f"{options.symptom} does not show" if options.symptom else "nothing wrong shows"
-    text = f"{nothing} when it is played, under the recorded timing or three close to it"
+    text = f"{nothing} when it is played, under the recorded timing or others close to it"
     if recording.failure is not None:
         text += (
             f"; the recorded core raised {recording.failure.type_name}: did --core name that one?"
