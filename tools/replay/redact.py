@@ -16,6 +16,7 @@ from tokenreel.actors.core import snapshot as core_snapshot
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
 from tokenreel.messages.journal import (
+    AFTER_GAP,
     CORE_FAILED,
     EFFECT,
     IGNORABLE,
@@ -170,7 +171,7 @@ class _Twins:
             self._at(chapter.header.monotonic_ns),
             number=chapter.header.number,
             first_seq=chapter.header.first_seq if chapter.restarts else None,
-            flags=chapter.header.flags,
+            flags=chapter.header.flags & AFTER_GAP,
         )
 
     def take(self, record: Record, segment: str) -> None:

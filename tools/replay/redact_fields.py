@@ -116,7 +116,7 @@ def redacted(message: AStruct, /, **stand_ins: Any) -> AStruct:
     """A copy of `message` that holds what the list says. `stand_ins` has the mapped fields, and
     those inner ones that are not simply redacted themselves. Raises Unlisted."""
     values: dict[str, Any] = {}
-    for name, treatment, is_required in _plan(type(message)):
+    for name, treatment, is_required in plan_of(type(message)):
         if treatment is Treatment.MAPPED or name in stand_ins:
             values[name] = stand_ins[name]
         elif treatment is Treatment.KEPT:
@@ -133,7 +133,7 @@ def _redacted_inside(value: Any) -> Any:
 
 
 @cache
-def _plan(kind: type[msgspec.Struct]) -> tuple[tuple[str, Treatment, bool], ...]:
+def plan_of(kind: type[msgspec.Struct]) -> tuple[tuple[str, Treatment, bool], ...]:
     """What becomes of each field, and whether it must be given."""
     if kind.__name__ not in FIELDS:
         raise Unlisted(kind.__name__)

@@ -255,7 +255,7 @@ class Redaction:
         found: dict[BlockHash, BlockHash] = {}
         size = self._config.block_size
         for key, root, old in texts:
-            if not root or not self._config.enable_prefix_caching:
+            if not root:
                 continue
             start = self._stand_ins.start(self._domain(key, root))
             new, _ = self._stand_ins.text(start, old)

@@ -8,16 +8,19 @@ import msgspec
 import pytest
 from capturing import capture
 from conversing import CONFIG, Asked, Conversation, converse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.invariants import check
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.ids import BlockHash, SeqId
-from tokenreel.messages.journal import AFTER_GAP, REDACTED
+from tokenreel.messages.journal import AFTER_GAP, IGNORABLE, REDACTED
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.requests import AdmitRequest, RequestRejected
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import StepBegan, StepDecided, StepScheduled
+from tokenreel.tools.replay import redact_fields
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
 from tokenreel.tools.replay.events import RecordedEvent, recorded_events
@@ -376,6 +379,79 @@ def test_a_journal_that_this_code_does_not_bear_out_is_not_redacted(tmp_path: Pa
         redacted(tmp_path / "run", tmp_path / "out")
 
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_input_that_nobody_listed_is_left_out_and_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = converse(tmp_path / "run", [Asked(prompt=[1, 2, 3], abort_turn=2)])
+    monkeypatch.delitem(redact_fields.FIELDS, "AbortRequest")
+    redact_fields.plan_of.cache_clear()
+
+    with pytest.raises(CannotRedact, match="AbortRequest is not listed"):
+        redacted(run, tmp_path / "out")
+
+
+def test_a_record_that_nobody_listed_is_left_out_and_counted(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", run_meta(CONFIG)) as writer:
+        writer.append(4095, IGNORABLE, b"what a later version has to say", 5)
+        Conversation(Engine(CONFIG), [Asked(prompt=[1])], Capture(writer)).play()
+
+    assert redacted(tmp_path / "run", tmp_path / "out").num_left_out == 1
+
+
+TOKENS = st.sampled_from([1, 2, 3, EOS])
+ASKED = st.builds(
+    Asked,
+    prompt=st.lists(TOKENS, min_size=1, max_size=14),
+    outputs=st.lists(TOKENS, max_size=8),
+    arrival=st.integers(0, 12),
+    max_tokens=st.integers(1, 8),
+    salt=st.sampled_from(["", "alice"]),
+    stop_token_ids=st.sampled_from([(), (EOS,), (3, EOS)]),
+    min_tokens=st.integers(0, 3),
+    priority=st.integers(-2, 2),
+    n=st.integers(1, 2),
+    abort_turn=st.none() | st.integers(0, 20),
+    fails_at=st.none() | st.integers(0, 3),
+    failure=st.sampled_from(["", "broken"]),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    asked=st.lists(ASKED, min_size=1, max_size=8),
+    num_blocks=st.integers(6, 12),
+    policy=st.sampled_from(["fcfs", "priority"]),
+    has_cache=st.booleans(),
+    num_dropped=st.integers(0, 3),
+)
+def test_whatever_was_recorded_is_redacted(
+    tmp_path_factory: pytest.TempPathFactory,
+    asked: list[Asked],
+    num_blocks: int,
+    policy: str,
+    has_cache: bool,
+    num_dropped: int,
+) -> None:
+    directory = tmp_path_factory.mktemp("any")
+    config = msgspec.structs.replace(
+        CONFIG,
+        num_blocks=num_blocks,
+        max_model_len=4 * num_blocks,
+        scheduling_policy=policy,
+        enable_prefix_caching=has_cache,
+    )
+    run = converse(directory / "run", asked, config, events_per_segment=20)
+    segments = open_journal(run).segments
+    for segment in segments[: min(num_dropped, len(segments) - 1)]:
+        (run / segment.name).unlink()
+
+    redacted(run, directory / "out")
+
+    assert finish_reasons_of(directory / "out") == finish_reasons_of(run)
+    texts = {tuple(admit.prompt_token_ids) for admit in admits_of(directory / "out")}
+    assert not texts & {tuple(admit.prompt_token_ids) for admit in admits_of(run)}
 
 
 # Time, records, and the command.
