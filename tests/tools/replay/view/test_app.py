@@ -121,7 +121,7 @@ async def test_the_page_is_served_with_everything_that_it_names(page: httpx.Asyn
     names |= set(
         re.findall(r'from "\./([\w.]+)"', "".join(p.read_text() for p in PAGE.glob("*.js")))
     )
-    assert {"main.js", "style.css", "favicon.svg", "lanes.js"} <= names
+    assert {"main.js", "panels.css", "favicon.svg", "lanes.js"} <= names
     for name in names:
         answer = await page.get(f"/{name}")
         assert answer.status_code == 200, name

@@ -7,15 +7,29 @@ import { toggleHighlight } from "./search.js";
 import { view, watch } from "./view_state.js";
 
 const COLUMNS = [
-  ["request", ""], ["progress", "grows"], ["tokens", "number"], ["this step", "number"],
-  ["blocks", "number"], ["priority", "number wide"], ["", "wide"],
+  ["request", ""],
+  ["progress", "grows"],
+  ["tokens", "number"],
+  ["this step", "number"],
+  ["blocks", "number"],
+  ["priority", "number wide"],
+  ["", "wide"],
 ];
 
 export function setUpBatch() {
   const table = byId("batch");
   table.append(
-    element("thead", {}, element("tr", {}, ...COLUMNS.map(([title, kind]) =>
-      element("th", { class: kind.replace("grows", ""), scope: "col" }, title)))),
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        ...COLUMNS.map(([title, kind]) =>
+          element("th", { class: kind.replace("grows", ""), scope: "col" }, title),
+        ),
+      ),
+    ),
     element("tbody"),
   );
   watch(["shown", "highlight"], draw);
@@ -26,11 +40,18 @@ export function setUpBatch() {
 /** A request's name as a button that highlights it. Names come from the journal: text only. */
 export function requestButton(sequence, { withChoice = true } = {}) {
   const choice = withChoice && sequence.choice ? ` #${sequence.choice}` : "";
-  return element("button", {
-    class: "name", type: "button", onclick: () => toggleHighlight(sequence.request),
-    "aria-pressed": String(view.highlight?.id === sequence.request),
-    title: `sequence ${sequence.seq}`,
-  }, element("span", { class: "dot", "--dot": ownerVariable(sequence.seq) }), `${sequence.request}${choice}`);
+  return element(
+    "button",
+    {
+      class: "name",
+      type: "button",
+      onclick: () => toggleHighlight(sequence.request),
+      "aria-pressed": String(view.highlight?.id === sequence.request),
+      title: `sequence ${sequence.seq}`,
+    },
+    element("span", { class: "dot", "--dot": ownerVariable(sequence.seq) }),
+    `${sequence.request}${choice}`,
+  );
 }
 
 function draw() {
@@ -46,7 +67,10 @@ function draw() {
     rows.push(note(`and ${number(running.count - running.first.length)} more`));
   }
   keepFocus(body, rows);
-  byId("batch").classList.toggle("dims", rows.some((each) => each.classList.contains("is-highlighted")));
+  byId("batch").classList.toggle(
+    "dims",
+    rows.some((each) => each.classList.contains("is-highlighted")),
+  );
 }
 
 /** The rows are new at every step; whoever had the keyboard's focus by name gets it back. */
@@ -68,13 +92,20 @@ function row(sequence) {
   if (sequence.preemptions) chips.push(chip(`preempted ${sequence.preemptions}×`, "preempted"));
   if (sequence.cached) chips.push(chip(`${number(sequence.cached)} cached`, null));
   const kind = sequence.is_prefill ? "prefill" : "decode";
-  const made = element("tr", { class: sequence.request === view.highlight?.id ? "is-highlighted" : "" },
+  const made = element(
+    "tr",
+    { class: sequence.request === view.highlight?.id ? "is-highlighted" : "" },
     element("td", {}, requestButton(sequence)),
     element("td", { class: "grows" }, progress(sequence)),
     element("td", { class: "number" }, `${number(sequence.computed)}/${number(sequence.known)}`),
     element("td", { class: "number" }, sequence.chunk ? `${number(sequence.chunk)} ${kind}` : "–"),
-    element("td", { class: "number" },
-      sequence.new_blocks ? `${number(sequence.blocks)} (+${sequence.new_blocks})` : number(sequence.blocks)),
+    element(
+      "td",
+      { class: "number" },
+      sequence.new_blocks
+        ? `${number(sequence.blocks)} (+${sequence.new_blocks})`
+        : number(sequence.blocks),
+    ),
     element("td", { class: "number wide" }, String(sequence.level)),
     element("td", { class: "wide" }, ...chips),
   );
@@ -95,11 +126,19 @@ function progress(sequence) {
     made.style.left = share(from);
     return made;
   };
-  return element("div", { class: "progress", "aria-hidden": "true" },
+  return element(
+    "div",
+    { class: "progress", "aria-hidden": "true" },
     part("prompt", 0, sequence.prompt),
     part("computed", 0, inPrompt),
     part("output", sequence.prompt, Math.max(0, sequence.computed - sequence.prompt)),
-    sequence.chunk ? part(sequence.is_prefill ? "chunk wide-chunk" : "chunk", sequence.scheduled - sequence.chunk, sequence.chunk) : null,
+    sequence.chunk
+      ? part(
+          sequence.is_prefill ? "chunk wide-chunk" : "chunk",
+          sequence.scheduled - sequence.chunk,
+          sequence.chunk,
+        )
+      : null,
   );
 }
 
@@ -112,7 +151,8 @@ function hover(event) {
     `${number(sequence.computed)} computed, ${number(sequence.scheduled)} scheduled, ${number(sequence.known)} known`,
     `in ${sequence.open_steps} open steps; arrival ${number(sequence.arrival)}`,
   ];
-  if (sequence.cached) lines.push(`${number(sequence.cached)} prompt tokens came from the prefix cache`);
+  if (sequence.cached)
+    lines.push(`${number(sequence.cached)} prompt tokens came from the prefix cache`);
   if (sequence.preemptions) lines.push(`preempted ${sequence.preemptions} times before`);
   showTooltip(lines, event.clientX, event.clientY);
 }

@@ -43,7 +43,9 @@ function decode(text) {
 
 function words(bytes) {
   const view16 = new DataView(bytes.buffer);
-  return Uint16Array.from({ length: bytes.length / 2 }, (_, index) => view16.getUint16(2 * index, true));
+  return Uint16Array.from({ length: bytes.length / 2 }, (_, index) =>
+    view16.getUint16(2 * index, true),
+  );
 }
 
 function describe() {
@@ -53,19 +55,31 @@ function describe() {
     : "";
   if (!counts) return byId("blocks-legend").replaceChildren();
   const swatches = {
-    free: ["", "free"], cached: ["", "cached"], held: ["", "held"],
-    shared: ["notched", "held"], fenced: ["hatched", "fenced"],
+    free: ["", "free"],
+    cached: ["", "cached"],
+    held: ["", "held"],
+    shared: ["notched", "held"],
+    fenced: ["hatched", "fenced"],
   };
   byId("blocks-legend").replaceChildren(
     ...STATES.map((state) =>
-      element("span", { title: WORDS[state] },
-        element("i", { class: `swatch ${swatches[state][0]}`, "--swatch": `var(--${swatches[state][1]})` }),
-        `${state} ${number(counts[state])}`)),
+      element(
+        "span",
+        { title: WORDS[state] },
+        element("i", {
+          class: `swatch ${swatches[state][0]}`,
+          "--swatch": `var(--${swatches[state][1]})`,
+        }),
+        `${state} ${number(counts[state])}`,
+      ),
+    ),
     element("span", {}, "hues: sequences, as in the batch"),
   );
   const busy = counts.held + counts.shared;
-  byId("blocks").setAttribute("aria-label",
-    `Map of ${cells.pool.num_blocks} blocks: ${STATES.map((state) => `${counts[state]} ${state}`).join(", ")}; ${percent(busy, cells.pool.num_blocks)} taken`);
+  byId("blocks").setAttribute(
+    "aria-label",
+    `Map of ${cells.pool.num_blocks} blocks: ${STATES.map((state) => `${counts[state]} ${state}`).join(", ")}; ${percent(busy, cells.pool.num_blocks)} taken`,
+  );
 }
 
 /** The largest square cells that fit. */
@@ -106,7 +120,11 @@ export function drawBlockMap() {
 function drawCell(context, ink, state, owner, x, y, side) {
   const sequence = owner ? view.shown.running.first[owner - 1] : null;
   context.fillStyle =
-    state === "held" || state === "shared" ? (sequence ? ownerColour(sequence.seq) : ink.held) : ink[state];
+    state === "held" || state === "shared"
+      ? sequence
+        ? ownerColour(sequence.seq)
+        : ink.held
+      : ink[state];
   context.fillRect(x, y, side, side);
   if (state === "shared" && side >= 3) {
     context.fillStyle = ink.panel;
@@ -160,7 +178,9 @@ function hover(event) {
   const last = Math.min(pool.num_blocks, first + pool.blocks_per_cell) - 1;
   const state = STATES[states[cell]];
   const lines = [
-    first === last ? `block ${number(first)}` : `blocks ${number(first)} to ${number(last)}, mostly:`,
+    first === last
+      ? `block ${number(first)}`
+      : `blocks ${number(first)} to ${number(last)}, mostly:`,
     WORDS[state],
   ];
   const owner = ownerOf(cell);

@@ -12,11 +12,22 @@ export const KINDS = {
 };
 
 export function setUpJumps() {
-  byId("jumps").replaceChildren(...Object.entries(KINDS).map(([kind, { mark, colour, noun }]) =>
-    element("span", { class: "jump", role: "group", "aria-label": noun },
-      button(kind, "previous", "◂", noun),
-      element("span", { class: "total", "data-mark": mark, "--mark": `var(--${colour})`, id: `total-${kind}` }),
-      button(kind, "next", "▸", noun))));
+  byId("jumps").replaceChildren(
+    ...Object.entries(KINDS).map(([kind, { mark, colour, noun }]) =>
+      element(
+        "span",
+        { class: "jump", role: "group", "aria-label": noun },
+        button(kind, "previous", "◂", noun),
+        element("span", {
+          class: "total",
+          "data-mark": mark,
+          "--mark": `var(--${colour})`,
+          id: `total-${kind}`,
+        }),
+        button(kind, "next", "▸", noun),
+      ),
+    ),
+  );
   watch(["run"], drawTotals);
 }
 
@@ -25,25 +36,39 @@ export async function jump(kind, direction) {
   try {
     const found = await findNext(kind, view.step, direction);
     if (found.step !== null) goTo(found.step, { centre: true });
-    say(found.step === null ? `no ${KINDS[kind].noun} ${direction === "next" ? "behind" : "before"} step ${number(view.step)}` : "");
+    say(
+      found.step === null
+        ? `no ${KINDS[kind].noun} ${direction === "next" ? "behind" : "before"} step ${number(view.step)}`
+        : "",
+    );
   } catch (error) {
     document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
   }
 }
 
 function button(kind, direction, sign, noun) {
-  return element("button", {
-    class: "icon", type: "button", id: `${direction}-${kind}`, onclick: () => jump(kind, direction),
-    "aria-label": `${direction === "next" ? "Next" : "Previous"} ${noun}`,
-  }, sign);
+  return element(
+    "button",
+    {
+      class: "icon",
+      type: "button",
+      id: `${direction}-${kind}`,
+      onclick: () => jump(kind, direction),
+      "aria-label": `${direction === "next" ? "Next" : "Previous"} ${noun}`,
+    },
+    sign,
+  );
 }
 
 function drawTotals() {
   for (const [kind, { noun, total }] of Object.entries(KINDS)) {
     const count = view.run.totals[total];
     byId(`total-${kind}`).replaceChildren(
-      number(count), element("span", { class: "noun" }, ` ${count === 1 ? noun : plurals(noun)}`));
-    for (const direction of ["previous", "next"]) byId(`${direction}-${kind}`).disabled = count === 0;
+      number(count),
+      element("span", { class: "noun" }, ` ${count === 1 ? noun : plurals(noun)}`),
+    );
+    for (const direction of ["previous", "next"])
+      byId(`${direction}-${kind}`).disabled = count === 0;
   }
 }
 

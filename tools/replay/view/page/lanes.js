@@ -12,14 +12,24 @@ const AXIS = 16;
 // Shares of the height that is left beside marks, life and axis.
 const LANES = [
   {
-    name: "tokens in the step", share: 0.4, draw: drawTokens,
-    limit: (bins) => `at most ${number(bins.max_tokens)} here, ${number(view.run.config.max_num_batched_tokens)} allowed`,
+    name: "tokens in the step",
+    share: 0.4,
+    draw: drawTokens,
+    limit: (bins) =>
+      `at most ${number(bins.max_tokens)} here, ${number(view.run.config.max_num_batched_tokens)} allowed`,
   },
   {
-    name: "sequences: running, waiting", share: 0.33, draw: drawSequences,
+    name: "sequences: running, waiting",
+    share: 0.33,
+    draw: drawSequences,
     limit: (bins) => `at most ${number(bins.max_sequences)} here`,
   },
-  { name: "blocks taken", share: 0.27, draw: drawBlocks, limit: () => `of ${number(view.run.config.num_blocks)}` },
+  {
+    name: "blocks taken",
+    share: 0.27,
+    draw: drawBlocks,
+    limit: () => `of ${number(view.run.config.num_blocks)}`,
+  },
 ];
 const MARKS = [
   { column: "preempted", colour: "preempted", shape: drawTriangle },
@@ -207,7 +217,12 @@ function drawCross(context, x, y) {
 function drawLife(context, scale, top) {
   const ink = colours();
   const y = top + LABEL;
-  label(context, `request ${view.highlight.id}: waits, prefills, decodes, is preempted`, top, scale.width);
+  label(
+    context,
+    `request ${view.highlight.id}: waits, prefills, decodes, is preempted`,
+    top,
+    scale.width,
+  );
   for (const [kind, from, until] of view.highlight.spans) {
     const left = Math.max(0, scale.x(from));
     const right = Math.min(scale.width, Math.max(scale.x(until + 1), scale.x(from) + 2));
@@ -223,7 +238,8 @@ function drawAxis(context, scale, height) {
   const span = view.until - view.from + 1;
   const rough = span / Math.max(2, Math.floor(scale.width / 110));
   const power = 10 ** Math.floor(Math.log10(Math.max(1, rough)));
-  const every = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? power;
+  const every =
+    [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? power;
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "bottom";
   context.textAlign = "left";

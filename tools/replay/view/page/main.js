@@ -72,7 +72,10 @@ function open(run) {
   const asked = Number(new URLSearchParams(location.search).get("step"));
   const follows = run.is_live && !asked;
   const step = asked || (follows ? last : first);
-  change({ from: Math.max(first, Math.min(step - FIRST_VISIBLE / 2, last - FIRST_VISIBLE)), until: last });
+  change({
+    from: Math.max(first, Math.min(step - FIRST_VISIBLE / 2, last - FIRST_VISIBLE)),
+    until: last,
+  });
   change({ until: Math.min(last, view.from + FIRST_VISIBLE), isFollowing: follows });
   goTo(step);
   if (view.step === 0 || !view.shown) loadStep(view.step);
@@ -90,7 +93,9 @@ function describeRun() {
     `${number(config.num_blocks)} blocks of ${config.block_size}, ${number(config.max_num_batched_tokens)} tokens a step, ${config.scheduling_policy}`,
     run.is_live ? "still running" : run.has_ended ? null : "did not end tidily",
     run.is_same_code ? null : "recorded by other code",
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
   byId("run-facts").title = run.notes.join("\n");
   byId("follow-field").hidden = !run.is_live;
   byId("step").min = run.steps.first;
@@ -119,7 +124,12 @@ function describeWhere() {
 }
 
 function setUpTransport() {
-  const moves = { first: () => view.run.steps.first, previous: () => view.step - 1, next: () => view.step + 1, last: () => view.run.steps.last };
+  const moves = {
+    first: () => view.run.steps.first,
+    previous: () => view.step - 1,
+    next: () => view.step + 1,
+    last: () => view.run.steps.last,
+  };
   for (const [id, target] of Object.entries(moves)) {
     byId(id).addEventListener("click", () => {
       if (!view.run?.steps.count) return;
@@ -136,9 +146,12 @@ function setUpTransport() {
   });
   byId("step").addEventListener("keydown", (event) => {
     // From here on the arrow keys move through the steps again.
-    if (event.key === "Enter" || event.key === "Escape") byId("lanes-box").focus({ preventScroll: true });
+    if (event.key === "Enter" || event.key === "Escape")
+      byId("lanes-box").focus({ preventScroll: true });
   });
-  byId("follow").addEventListener("change", (event) => change({ isFollowing: event.target.checked, isPlaying: false }));
+  byId("follow").addEventListener("change", (event) =>
+    change({ isFollowing: event.target.checked, isPlaying: false }),
+  );
 }
 
 // A line at the bottom.

@@ -1,4 +1,4 @@
-// Colours come from style.css, so that canvases and elements agree, in light and in dark.
+// Colours come from palette.css, so that canvases and elements agree, in light and in dark.
 
 const NUM_OWNERS = 8;
 let known = null;
@@ -9,9 +9,26 @@ export function colours() {
   const read = (name) => style.getPropertyValue(`--${name}`).trim();
   known = { owners: Array.from({ length: NUM_OWNERS }, (_, index) => read(`owner-${index}`)) };
   for (const name of [
-    "panel", "line", "line-soft", "ink", "ink-soft", "accent", "accent-ground", "prefill", "decode",
-    "unused", "waiting", "running", "held", "cached", "free", "fenced", "preempted", "missed",
-    "divergent", "highlight",
+    "panel",
+    "line",
+    "line-soft",
+    "ink",
+    "ink-soft",
+    "accent",
+    "accent-ground",
+    "prefill",
+    "decode",
+    "unused",
+    "waiting",
+    "running",
+    "held",
+    "cached",
+    "free",
+    "fenced",
+    "preempted",
+    "missed",
+    "divergent",
+    "highlight",
   ]) {
     known[name] = read(name);
   }

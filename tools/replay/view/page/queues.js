@@ -6,12 +6,25 @@ import { number, plural } from "./format.js";
 import { reasonInWords } from "./reasons.js";
 import { view, watch } from "./view_state.js";
 
-const COLUMNS = [["#", "number"], ["request", ""], ["tokens", "number"], ["priority", "number wide"], ["why", ""]];
+const COLUMNS = [
+  ["#", "number"],
+  ["request", ""],
+  ["tokens", "number"],
+  ["priority", "number wide"],
+  ["why", ""],
+];
 
 export function setUpQueues() {
   byId("waiting").append(
-    element("thead", {}, element("tr", {}, ...COLUMNS.map(([title, kind]) =>
-      element("th", { class: kind, scope: "col" }, title)))),
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        ...COLUMNS.map(([title, kind]) => element("th", { class: kind, scope: "col" }, title)),
+      ),
+    ),
     element("tbody"),
   );
   watch(["shown", "highlight"], draw);
@@ -40,7 +53,9 @@ function note(text) {
 }
 
 function row(sequence, index) {
-  return element("tr", { class: sequence.request === view.highlight?.id ? "is-highlighted" : "" },
+  return element(
+    "tr",
+    { class: sequence.request === view.highlight?.id ? "is-highlighted" : "" },
     element("td", { class: "number" }, String(index + 1)),
     element("td", {}, requestButton(sequence)),
     element("td", { class: "number" }, number(sequence.known)),
@@ -54,14 +69,23 @@ function whyNot(sequence, index) {
   const again = sequence.preemptions ? `, preempted ${sequence.preemptions}×` : "";
   if (passed?.seq === sequence.seq) return reasonInWords(passed) + again;
   const before = index ? view.shown.waiting.first[index - 1].request : passed?.request;
-  return (before ? `behind ${before}` : "came after this step was composed") + again;
+  return (before ? `behind ${before}` : "not visited in this step") + again;
 }
 
 function group(queue, title) {
   if (!queue.count) return [];
   const shown = queue.first.slice(0, 24);
   const more = queue.count - shown.length;
-  return [element("p", { class: "others" }, `${plural(queue.count, "sequence")} ${title}: `,
-    ...shown.flatMap((sequence) => [requestButton(sequence), sequence.reason ? `${sequence.reason} ` : " "]),
-    more > 0 ? `and ${number(more)} more` : null)];
+  return [
+    element(
+      "p",
+      { class: "others" },
+      `${plural(queue.count, "sequence")} ${title}: `,
+      ...shown.flatMap((sequence) => [
+        requestButton(sequence),
+        sequence.reason ? `${sequence.reason} ` : " ",
+      ]),
+      more > 0 ? `and ${number(more)} more` : null,
+    ),
+  ];
 }

@@ -27,7 +27,9 @@ export function reasonInWords(passed) {
 /** Whoever starts leaves a block for each that runs, so that nobody is preempted at once. */
 function reserve(passed) {
   const { count } = view.shown.running;
-  return passed.was_running || !count ? "" : ` and leaves one for each of ${number(count)} that run`;
+  return passed.was_running || !count
+    ? ""
+    : ` and leaves one for each of ${number(count)} that run`;
 }
 
 function draw() {
@@ -45,18 +47,30 @@ function draw() {
 function drawBudget(budget) {
   if (!budget) return byId("budget").replaceChildren();
   const used = budget.prefill + budget.decode;
-  byId("budget-count").textContent = `${number(used)} of ${number(budget.limit)}, ${percent(used, budget.limit)}`;
-  const part = (kind) => element("i", { class: kind, width: `${(100 * budget[kind]) / budget.limit}%` });
+  byId("budget-count").textContent =
+    `${number(used)} of ${number(budget.limit)}, ${percent(used, budget.limit)}`;
+  const part = (kind) =>
+    element("i", { class: kind, width: `${(100 * budget[kind]) / budget.limit}%` });
   const key = (colour, text) =>
     element("span", {}, element("i", { class: "swatch", "--swatch": `var(--${colour})` }), text);
   byId("budget").replaceChildren(
-    element("div", {
-      class: "stack", role: "img",
-      "aria-label": `${budget.prefill} prefill, ${budget.decode} decode, ${budget.limit - used} unused`,
-    }, part("prefill"), part("decode")),
-    element("div", { class: "legend" },
-      key("prefill", `prefill ${number(budget.prefill)}`), key("decode", `decode ${number(budget.decode)}`),
-      key("unused", `unused ${number(budget.limit - used)}`)),
+    element(
+      "div",
+      {
+        class: "stack",
+        role: "img",
+        "aria-label": `${budget.prefill} prefill, ${budget.decode} decode, ${budget.limit - used} unused`,
+      },
+      part("prefill"),
+      part("decode"),
+    ),
+    element(
+      "div",
+      { class: "legend" },
+      key("prefill", `prefill ${number(budget.prefill)}`),
+      key("decode", `decode ${number(budget.decode)}`),
+      key("unused", `unused ${number(budget.limit - used)}`),
+    ),
   );
 }
 
@@ -66,28 +80,48 @@ function passedOver(passed) {
     ? requestButton({ request: passed.request, seq: passed.seq, choice: 0 })
     : `sequence ${passed.seq}`;
   return [
-    element("p", { class: "reason", "--mark": "var(--waiting)" },
-      element("strong", {}, "Passed over first: "), who, ` ${reasonInWords(passed)}.`,
-      passed.was_running ? " It was running." : ""),
+    element(
+      "p",
+      { class: "reason", "--mark": "var(--waiting)" },
+      element("strong", {}, "Passed over first: "),
+      who,
+      ` ${reasonInWords(passed)}.`,
+      passed.was_running ? " It was running." : "",
+    ),
   ];
 }
 
 function preemption(event) {
-  const winner = event.for_seq === event.seq
-    ? "gave way to itself: it is the last in the order"
-    : `gave way to ${event.for_request ?? `sequence ${event.for_seq}`}`;
-  return element("p", { class: "reason", "--mark": "var(--preempted)" },
+  const winner =
+    event.for_seq === event.seq
+      ? "gave way to itself: it is the last in the order"
+      : `gave way to ${event.for_request ?? `sequence ${event.for_seq}`}`;
+  return element(
+    "p",
+    { class: "reason", "--mark": "var(--preempted)" },
     element("strong", {}, "▼ Preempted: "),
     requestButton(event),
-    ` ${winner}; ${plural(event.computed, "computed token")} to compute again.`);
+    ` ${winner}; ${plural(event.computed, "computed token")} to compute again.`,
+  );
 }
 
 function difference(text) {
-  return element("p", { class: "reason", "--mark": "var(--divergent)" },
-    element("strong", {}, "✕ The replay differs from the record: "), text);
+  return element(
+    "p",
+    { class: "reason", "--mark": "var(--divergent)" },
+    element("strong", {}, "✕ The replay differs from the record: "),
+    text,
+  );
 }
 
 function openSteps(steps) {
-  const told = steps.map((each) => `step ${number(each.step)} (${plural(each.sequences, "sequence")})`);
-  return element("p", { class: "reason" }, element("strong", {}, "Open: "), told.join(", ") || "none");
+  const told = steps.map(
+    (each) => `step ${number(each.step)} (${plural(each.sequences, "sequence")})`,
+  );
+  return element(
+    "p",
+    { class: "reason" },
+    element("strong", {}, "Open: "),
+    told.join(", ") || "none",
+  );
 }

@@ -45,7 +45,11 @@ async function find(text) {
     list(await findRequests(text, pending.signal));
   } catch (error) {
     if (error.name === "AbortError") return;
-    list({ requests: [], total: 0, note: error instanceof ApiError ? error.message : String(error) });
+    list({
+      requests: [],
+      total: 0,
+      note: error instanceof ApiError ? error.message : String(error),
+    });
   }
 }
 
@@ -56,7 +60,9 @@ function list({ requests, total, note }) {
   if (!requests.length) {
     found.append(element("li", { class: "nothing" }, note ?? "no such request"));
   } else if (total > requests.length) {
-    found.append(element("li", { class: "nothing" }, `and ${number(total - requests.length)} more`));
+    found.append(
+      element("li", { class: "nothing" }, `and ${number(total - requests.length)} more`),
+    );
   }
   const isOpen = document.activeElement === byId("search");
   found.hidden = !isOpen;
@@ -72,14 +78,20 @@ function option(request, index) {
     request.cached ? `${number(request.cached)} cached` : null,
     request.ttft_s === null ? null : `first token after ${duration(request.ttft_s)}`,
   ];
-  return element("li", {
-    role: "option", id: `found-${index}`, "data-request": request.id,
-    onpointerdown: (event) => {
-      event.preventDefault();
-      choose(request.id);
+  return element(
+    "li",
+    {
+      role: "option",
+      id: `found-${index}`,
+      "data-request": request.id,
+      onpointerdown: (event) => {
+        event.preventDefault();
+        choose(request.id);
+      },
     },
-  }, element("span", { class: "id" }, request.id),
-  element("span", { class: "about" }, about.filter(Boolean).join(", ")));
+    element("span", { class: "id" }, request.id),
+    element("span", { class: "about" }, about.filter(Boolean).join(", ")),
+  );
 }
 
 function onKey(event) {
@@ -136,23 +148,46 @@ function drawLife() {
   const about = [
     `arrived ${clock(request.admitted_s)}`,
     request.ttft_s === null ? "no token yet" : `first token after ${duration(request.ttft_s)}`,
-    request.total_s === null ? "not finished" : `ended (${request.reason}) after ${duration(request.total_s)}`,
+    request.total_s === null
+      ? "not finished"
+      : `ended (${request.reason}) after ${duration(request.total_s)}`,
     `${plural(request.prompt, "prompt token")} (${number(request.cached)} cached), ${plural(request.outputs, "output")}`,
     request.preemptions ? `preempted ${request.preemptions}×` : null,
     request.seqs.length > 1 ? `${request.seqs.length} sequences` : null,
     request.priority ? `priority ${request.priority}` : null,
     request.note,
   ];
-  life.replaceChildren(element("div", {},
-    element("div", { class: "life-head" },
-      element("h2", {}, element("span", { class: "name", "--dot": ownerVariable(request.seqs[0] ?? 0) },
-        element("span", { class: "dot" }), request.id)),
-      element("span", { class: "about" }, about.filter(Boolean).join(" · ")),
-      element("button", { type: "button", onclick: () => change({ highlight: null }) }, "Clear")),
-    request.stop.length
-      ? element("p", { class: "texts" }, "stop strings: ",
-        ...request.stop.flatMap((text) => [element("code", {}, text), " "]))
-      : null,
-    request.error ? element("p", { class: "texts" }, "error: ", element("code", {}, request.error)) : null,
-  ));
+  life.replaceChildren(
+    element(
+      "div",
+      {},
+      element(
+        "div",
+        { class: "life-head" },
+        element(
+          "h2",
+          {},
+          element(
+            "span",
+            { class: "name", "--dot": ownerVariable(request.seqs[0] ?? 0) },
+            element("span", { class: "dot" }),
+            request.id,
+          ),
+        ),
+        element("span", { class: "about" }, about.filter(Boolean).join(" · ")),
+        element("button", { type: "button", onclick: () => change({ highlight: null }) }, "Clear"),
+      ),
+      request.stop.length
+        ? element(
+            "p",
+            { class: "texts" },
+            "stop strings: ",
+            ...request.stop.flatMap((text) => [element("code", {}, text), " "]),
+          )
+        : null,
+      request.error
+        ? element("p", { class: "texts" }, "error: ", element("code", {}, request.error))
+        : null,
+    ),
+  );
 }

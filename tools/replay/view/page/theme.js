@@ -10,7 +10,10 @@ export function setUpTheme(onChange) {
   const apply = () => {
     const theme = chosen() ?? (systemIsDark.matches ? "dark" : "light");
     document.documentElement.dataset.theme = theme;
-    byId("theme").setAttribute("aria-label", theme === "dark" ? "Use light colours" : "Use dark colours");
+    byId("theme").setAttribute(
+      "aria-label",
+      theme === "dark" ? "Use light colours" : "Use dark colours",
+    );
     forgetColours();
     onChange();
   };

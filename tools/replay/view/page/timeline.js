@@ -28,13 +28,31 @@ export function setUpTimeline() {
   }).observe(box);
   byId("timeline-legend").replaceChildren(
     ...[
-      ["prefill", "prefill", ""], ["decode", "decode", ""], ["running", "running", "line"],
-      ["waiting", "waiting", "line"], ["held", "blocks taken", ""],
+      ["prefill", "prefill", ""],
+      ["decode", "decode", ""],
+      ["running", "running", "line"],
+      ["waiting", "waiting", "line"],
+      ["held", "blocks taken", ""],
     ].map(([colour, text, shape]) =>
-      element("span", {}, element("i", { class: `swatch ${shape}`, "--swatch": `var(--${colour})` }), text)),
-    ...[["preempted", "▼", "preemption"], ["missed", "●", "cache miss"], ["divergent", "✕", "divergence"]].map(
-      ([colour, sign, text]) =>
-        element("span", {}, element("i", { class: "swatch mark", "--swatch": `var(--${colour})` }, sign), text)),
+      element(
+        "span",
+        {},
+        element("i", { class: `swatch ${shape}`, "--swatch": `var(--${colour})` }),
+        text,
+      ),
+    ),
+    ...[
+      ["preempted", "▼", "preemption"],
+      ["missed", "●", "cache miss"],
+      ["divergent", "✕", "divergence"],
+    ].map(([colour, sign, text]) =>
+      element(
+        "span",
+        {},
+        element("i", { class: "swatch mark", "--swatch": `var(--${colour})` }, sign),
+        text,
+      ),
+    ),
   );
 }
 
@@ -68,7 +86,8 @@ async function fetchRange() {
     bins = await getSteps(view.from, view.until, count, pending.signal);
     redrawSoon();
   } catch (error) {
-    if (error.name !== "AbortError") document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
+    if (error.name !== "AbortError")
+      document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
   }
 }
 
@@ -133,8 +152,12 @@ function panWith(canvas) {
     pan(event);
   });
   canvas.addEventListener("pointermove", (event) => isPanning && pan(event));
-  canvas.addEventListener("pointerup", () => { isPanning = false; });
-  canvas.addEventListener("pointercancel", () => { isPanning = false; });
+  canvas.addEventListener("pointerup", () => {
+    isPanning = false;
+  });
+  canvas.addEventListener("pointercancel", () => {
+    isPanning = false;
+  });
 }
 
 function onWheel(event) {
@@ -167,15 +190,19 @@ function hover(event, box) {
   const first = columns.first[index];
   const several = columns.steps[index] > 1;
   const lines = [
-    several ? `steps ${number(first)} to ${number(columns.last[index])}, means` : `step ${number(first)}`,
+    several
+      ? `steps ${number(first)} to ${number(columns.last[index])}, means`
+      : `step ${number(first)}`,
     `at ${clock(columns.t_s[index])}`,
     `tokens: ${mean(columns.prefill[index])} prefill, ${mean(columns.decode[index])} decode`,
     `${mean(columns.running[index])} running, ${mean(columns.waiting[index])} waiting`,
     `${number(columns.free[index])} of ${number(view.run.config.num_blocks)} blocks available`,
   ];
   if (columns.preempted[index]) lines.push(plural(columns.preempted[index], "preemption"));
-  if (columns.missed[index]) lines.push(plural(columns.missed[index], "prompt block") + " not in the cache");
-  if (columns.hit[index]) lines.push(plural(columns.hit[index], "prompt token") + " from the cache");
+  if (columns.missed[index])
+    lines.push(plural(columns.missed[index], "prompt block") + " not in the cache");
+  if (columns.hit[index])
+    lines.push(plural(columns.hit[index], "prompt token") + " from the cache");
   if (columns.divergent[index]) lines.push("the replay differs from the record here");
   showTooltip(lines, event.clientX, event.clientY);
 }

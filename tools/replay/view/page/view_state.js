@@ -53,7 +53,10 @@ export function show(from, span) {
 export function zoom(factor, around = state.step) {
   const { first, last } = state.run.steps;
   const span = state.until - state.from;
-  const wanted = Math.max(Math.min(MIN_VISIBLE, last - first), Math.min(last - first, span * factor));
+  const wanted = Math.max(
+    Math.min(MIN_VISIBLE, last - first),
+    Math.min(last - first, span * factor),
+  );
   const share = span ? (around - state.from) / span : 0.5;
   show(Math.round(around - share * wanted), Math.round(wanted));
 }
