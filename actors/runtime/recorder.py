@@ -1,4 +1,4 @@
-"""Writes the journal of a run: the only code that does.
+"""Writes the journal of a live run: the only code that does.
 
 Per turn of the shell: `extend` by its records, then `commit`, which is one write; only then may
 effects leave. What `commit` returned for survives the death of the process.
