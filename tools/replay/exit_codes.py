@@ -12,7 +12,7 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = """\
 exit codes:
   0    done; for verify: the code decides as it did then
-  3    verify: the code does not
+  3    verify: the code does not; redact, keep: no result
   4    shrink: the symptom does not show when the captured run is played
   64   wrong usage
   65   the journal is damaged; the line names segment and offset
