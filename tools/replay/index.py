@@ -131,10 +131,11 @@ class Index:
         for later, segment in enumerate(self.journal.segments):
             if segment.header.first_seq <= seq:
                 number = later
-        for stored in reversed(self.parts[number].head.snapshots):
+        part = self.parts[number]
+        for stored in reversed(part.head.snapshots):
             if stored.position.seq <= seq:
                 try:
-                    snapshot = self.parts[number].snapshot(stored)
+                    snapshot = part.snapshot(stored)
                 except IndexDamaged:  # an earlier one does as well, it only takes longer
                     continue
                 return Start(number, stored.position, snapshot, stored.last_step_id)

@@ -6,23 +6,28 @@ The head, a msgpack map, says where everything else lies, with its CRC. Nothing 
 does not check out: whoever reads gets `IndexDamaged` and builds the part anew.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from struct import Struct
-from typing import Any
-from zlib import compress, crc32, decompressobj
-from zlib import error as ZlibError
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
 from tokenreel.messages.journal_reader import SegmentSummary
 from tokenreel.tools.replay.committed import Position
 from tokenreel.tools.replay.index_rows import TABLES, Row, pack_rows, schema, unpack_rows
+from tokenreel.tools.replay.index_snapshot import (
+    PoolChange,
+    UnpackFailed,
+    pack_change,
+    restored,
+    unpack_change,
+)
 from tokenreel.tools.replay.replica import DivergedAt
 
 MAGIC = b"\x89TKINDX\n"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Changes with the meaning of anything in the file. What columns there are, it tells itself."""
-COMPRESSION_LEVEL = 1
 MAX_HEAD_BYTES = 16 << 20
 _START = Struct("<8sIIII")
 
@@ -50,6 +55,9 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
     crc: int
 
 
+NOWHERE = Extent(0, 0, 0)
+
+
 class StoredTable(msgspec.Struct, frozen=True, array_like=True):
     name: str
     num_rows: int
@@ -57,14 +65,25 @@ class StoredTable(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredSnapshot(msgspec.Struct, frozen=True, array_like=True):
-    """The core before the record at `position`, behind the step `last_step_id`."""
+    """The core before the record at `position`, behind the step `last_step_id`: `num_bytes` with
+    this CRC, kept in two pieces (`index_snapshot`)."""
 
     position: Position
     last_step_id: int
     t_ns: int
     num_bytes: int
-    """Uncompressed."""
-    extent: Extent = Extent(0, 0, 0)
+    crc: int
+    is_whole: bool = False
+    rest: Extent = NOWHERE
+    change: Extent = NOWHERE
+
+
+class KeptSnapshot(NamedTuple):
+    """One that is being kept, with its pieces."""
+
+    stored: StoredSnapshot
+    rest: bytes
+    change: PoolChange
 
 
 class PartHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,9 +126,12 @@ class Part:
     @property
     def num_bytes(self) -> int:
         """Of the file."""
-        extents = [table.extent for table in self.head.tables]
-        extents += [stored.extent for stored in self.head.snapshots]
-        return self._start + sum(extent.num_bytes for extent in extents)
+        return self._start + sum(extent.num_bytes for extent in self._extents())
+
+    @property
+    def num_snapshot_bytes(self) -> int:
+        stored = self.head.snapshots
+        return sum(each.rest.num_bytes + each.change.num_bytes for each in stored)
 
     def num_rows(self, name: str) -> int:
         return next(table.num_rows for table in self.head.tables if table.name == name)
@@ -129,18 +151,41 @@ class Part:
         }
 
     def snapshot(self, stored: StoredSnapshot) -> bytes:
-        return decompressed(self._piece(stored.extent), stored.num_bytes)
+        """The bytes that the core gave for one of the head's snapshots."""
+        known = self.head.snapshots
+        last = known.index(stored)
+        first = max((place for place in range(last + 1) if known[place].is_whole), default=0)
+        try:
+            changes = [self._change(each) for each in known[first : last + 1]]
+            return restored(self._piece(stored.rest), changes, stored.crc, stored.num_bytes)
+        except UnpackFailed as error:
+            raise IndexDamaged(str(error)) from None
 
-    def packed_snapshot(self, stored: StoredSnapshot) -> bytes:
-        """As it was handed to `pack_part`."""
-        return self._piece(stored.extent)
+    def kept(self) -> list[KeptSnapshot]:
+        """All of them, to go on with."""
+        return [
+            KeptSnapshot(stored, self._piece(stored.rest), self._change(stored))
+            for stored in self.head.snapshots
+        ]
 
     def restamped(self, stamp: FileStamp) -> bytes:
         """The file anew, for the same segment in a file of which `stamp` is told."""
-        extents = [table.extent for table in self.head.tables]
-        extents += [stored.extent for stored in self.head.snapshots]
-        body = [self._piece(extent) for extent in extents]
+        body = [self._piece(extent) for extent in self._extents()]
         return _whole(msgspec.structs.replace(self.head, stamp=stamp), body)
+
+    def _extents(self) -> Iterator[Extent]:
+        """Of everything behind the head, in order."""
+        for table in self.head.tables:
+            yield table.extent
+        for stored in self.head.snapshots:
+            yield stored.rest
+            yield stored.change
+
+    def _change(self, stored: StoredSnapshot) -> PoolChange:
+        try:
+            return unpack_change(self._piece(stored.change))
+        except UnpackFailed as error:
+            raise IndexDamaged(str(error)) from None
 
     def _piece(self, extent: Extent) -> bytes:
         piece = self._read(self._start + extent.offset, extent.num_bytes)
@@ -150,10 +195,9 @@ class Part:
 
 
 def pack_part(
-    head: PartHead, tables: Mapping[str, Sequence[Row]], snapshots: Sequence[bytes]
+    head: PartHead, tables: Mapping[str, Sequence[Row]], snapshots: Sequence[KeptSnapshot]
 ) -> bytes:
-    """The file. `snapshots` are the compressed bytes of `head.snapshots`; extents, and the tables
-    of the head, are filled in here."""
+    """The file. What `head` says of tables and snapshots is filled in here."""
     pieces: list[bytes] = []
     offset = 0
 
@@ -169,8 +213,13 @@ def pack_part(
         for name, row_type in TABLES.items()
     ]
     stored_snapshots = [
-        msgspec.structs.replace(stored, extent=put(packed))
-        for stored, packed in zip(head.snapshots, snapshots, strict=True)
+        msgspec.structs.replace(
+            each.stored,
+            is_whole=each.change.is_whole,
+            rest=put(each.rest),
+            change=put(pack_change(each.change)),
+        )
+        for each in snapshots
     ]
     whole_head = msgspec.structs.replace(head, tables=stored_tables, snapshots=stored_snapshots)
     return _whole(whole_head, pieces)
@@ -198,22 +247,6 @@ def open_part(read: Callable[[int, int], bytes]) -> Part:
 def part_in_memory(packed: bytes) -> Part:
     """The part whose file these bytes could be."""
     return open_part(lambda offset, num_bytes: packed[offset : offset + num_bytes])
-
-
-def compressed(snapshot: bytes) -> bytes:
-    return compress(snapshot, COMPRESSION_LEVEL)
-
-
-def decompressed(packed: bytes, num_bytes: int) -> bytes:
-    """Raises IndexDamaged unless it comes to exactly `num_bytes`."""
-    unpacker = decompressobj()
-    try:
-        snapshot = unpacker.decompress(packed, num_bytes)
-    except ZlibError as error:
-        raise IndexDamaged(str(error)) from None
-    if len(snapshot) != num_bytes or not unpacker.eof:
-        raise IndexDamaged("a snapshot is shorter or longer than it was")
-    return snapshot
 
 
 def _whole(head: PartHead, pieces: Sequence[bytes]) -> bytes:

@@ -13,13 +13,19 @@ from tokenreel.tools.replay.events import decode_record
 from tokenreel.tools.replay.index_collector import Collector
 from tokenreel.tools.replay.index_part import (
     FileStamp,
+    KeptSnapshot,
     Part,
     PartHead,
     StoredSnapshot,
-    compressed,
     pack_part,
 )
 from tokenreel.tools.replay.index_rows import Admit
+from tokenreel.tools.replay.index_snapshot import (
+    PoolChange,
+    SnapshotKeeper,
+    arranged,
+    pack_change,
+)
 from tokenreel.tools.replay.replica import DivergedAt, Replica, Turn, turns_of
 
 MAX_REPLAY_S = 0.15
@@ -57,7 +63,8 @@ class SegmentPass:
         self._replica = Replica(code)
         self._replica.enter(self._reader.header, name)
         self._collector: Collector | None = None
-        self._snapshots: list[tuple[StoredSnapshot, bytes]] = []
+        self._kept: list[KeptSnapshot] = []
+        self._keeper = SnapshotKeeper()
         self._divergence: DivergedAt | None = None
         self._num_events = 0
         self._first_type: int | None = None
@@ -76,7 +83,8 @@ class SegmentPass:
         self._require_meta()
         summary = summary_of(self._reader)
         self._keep_snapshot(Position(summary.committed_length, summary.next_seq), summary.last_t_ns)
-        self._thin_out(max(MIN_SNAPSHOT_BYTES, summary.committed_length // SNAPSHOT_SHARE))
+        max_bytes = max(MIN_SNAPSHOT_BYTES, summary.committed_length // SNAPSHOT_SHARE)
+        snapshots = thinned_out(self._kept, max_bytes)
         failure = self._replica.failure
         tables = self._collector.tables if self._collector else Collector(1).tables
         step_ids = [row.step_id for row in tables["steps"]] or [0]
@@ -89,9 +97,8 @@ class SegmentPass:
             last_step_id=step_ids[-1],
             divergence=self._divergence,
             failure="" if failure is None else f"{failure.type_name}: {failure.message}",
-            snapshots=[stored for stored, _ in self._snapshots],
         )
-        return pack_part(head, tables, [packed for _, packed in self._snapshots])
+        return pack_part(head, tables, snapshots)
 
     def _records(self) -> Iterator[Record]:
         """What the reader reads; notes the first record, and how far it has come."""
@@ -139,19 +146,10 @@ class SegmentPass:
     def _keep_snapshot(self, position: Position, t_ns: int) -> None:
         replica = self._replica
         if replica.engine is not None and replica.failure is None:
-            snapshot = replica.engine.snapshot()
-            packed = compressed(snapshot)
-            stored = StoredSnapshot(position, replica.last_step_id, t_ns, len(snapshot))
-            self._snapshots.append((stored, packed))
+            kept = self._keeper.keep(replica.engine.snapshot())
+            stored = StoredSnapshot(position, replica.last_step_id, t_ns, kept.num_bytes, kept.crc)
+            self._kept.append(KeptSnapshot(stored, kept.rest, kept.change))
         self._began = self._clock()
-
-    def _thin_out(self, max_bytes: int) -> None:
-        """Leaves every second snapshot out until the rest takes at most `max_bytes`. The last one
-        stays: the next pass over a segment that still grows begins there."""
-        while len(self._snapshots) > 1:
-            if sum(len(packed) for _, packed in self._snapshots) <= max_bytes:
-                return
-            self._snapshots = self._snapshots[::-1][::2][::-1]
 
     def _block_size(self) -> int:
         """1 for a core that knows no blocks."""
@@ -166,12 +164,44 @@ class SegmentPass:
         self._collector = Collector(self._block_size(), known.rows())
         self._num_events = head.num_events
         self._divergence = head.divergence
-        self._snapshots = [(stored, known.packed_snapshot(stored)) for stored in head.snapshots]
+        self._kept = known.kept()
+        self._keeper = SnapshotKeeper(each.change for each in self._kept)
         if head.divergence is not None:
             self._replica.divergence = head.divergence
         elif head.snapshots:
             last = head.snapshots[-1]
             self._replica.resume(known.snapshot(last), last.last_step_id)
+
+
+def thinned_out(snapshots: list[KeptSnapshot], max_bytes: int) -> list[KeptSnapshot]:
+    """Every second one is left out until the rest takes at most `max_bytes`. The last one stays:
+    the next pass over a segment that still grows begins there."""
+    while True:
+        changes = arranged([each.change for each in snapshots])
+        packed = [
+            each._replace(change=change) for each, change in zip(snapshots, changes, strict=True)
+        ]
+        if len(packed) < 2 or sum(_num_bytes(each) for each in packed) <= max_bytes:
+            return packed
+        snapshots = _every_second(snapshots)
+
+
+def _every_second(snapshots: list[KeptSnapshot]) -> list[KeptSnapshot]:
+    """Counted from the last one. What the others said has changed, their successors say too."""
+    left: list[KeptSnapshot] = []
+    skipped: PoolChange | None = None
+    for place, each in enumerate(snapshots):
+        change = each.change if skipped is None else skipped.then(each.change)
+        if (len(snapshots) - 1 - place) % 2:
+            skipped = change
+        else:
+            left.append(each._replace(change=change))
+            skipped = None
+    return left
+
+
+def _num_bytes(kept: KeptSnapshot) -> int:
+    return len(kept.rest) + len(pack_change(kept.change))
 
 
 def _in_flight(core: Core) -> list[Admit]:

@@ -45,7 +45,7 @@ def figures_of(index: Index) -> dict[str, Any]:
             "num_journal_bytes": part.summary.committed_length,
             "num_index_bytes": part.num_bytes,
             "num_snapshots": len(part.head.snapshots),
-            "num_snapshot_bytes": sum(each.extent.num_bytes for each in part.head.snapshots),
+            "num_snapshot_bytes": part.num_snapshot_bytes,
             "made": index.made[part.summary.name],
         }
         for part in index.parts
