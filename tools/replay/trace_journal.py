@@ -32,13 +32,13 @@ from tokenreel.tools.replay.events import RecordedEvent
 from tokenreel.tools.replay.request_name import show_key
 from tokenreel.tools.replay.roster import Roster
 from tokenreel.tools.replay.trace_counters import Counters
-from tokenreel.tools.replay.trace_proto import TraceWriter, Uuid
+from tokenreel.tools.replay.trace_proto import Arguments, TraceWriter, Uuid
 from tokenreel.tools.replay.trace_request import RequestTracks, SequenceTrack
 
 
 class _OpenStep(NamedTuple):
     scheduled: StepScheduled
-    decided: StepDecided
+    arguments: Arguments
     composed_ns: int
     slot: Uuid
 
@@ -207,8 +207,8 @@ class JournalTrace:
             if (sequence := self._sequence(share.seq_id)) is not None:
                 sequence.schedule(t_ns)
         slot = self._slot(step_id)
-        self._open_steps[step_id] = _OpenStep(scheduled, decided, t_ns, slot)
         arguments = step_arguments(scheduled, decided, self._roster)
+        self._open_steps[step_id] = _OpenStep(scheduled, arguments, t_ns, slot)
         self._writer.begin(slot, t_ns, f"step {step_id}", arguments)
         self.counters.count_step(scheduled, decided, self._roster.block_size, t_ns)
 
@@ -234,8 +234,8 @@ class JournalTrace:
             if tokens.token_ids and (request := self._request(tokens.seq_id)) is not None
         ]
         flows = [flow for flow in dict.fromkeys(first) if flow is not None]
-        arguments = step_arguments(step.scheduled, step.decided, self._roster)
-        self._writer.begin(self._worker, began_ns, f"step {event.step_id}", arguments, flows)
+        name = f"step {event.step_id}"
+        self._writer.begin(self._worker, began_ns, name, step.arguments, flows)
         self._writer.end(self._worker, ended_ns)
         for share in step.scheduled.scheduled:
             if (sequence := self._sequence(share.seq_id)) is not None:

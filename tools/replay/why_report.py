@@ -144,7 +144,7 @@ def _story_lines(life: Life, sequence: SequenceLife, start_ns: int, with_all: bo
         lines += textwrap.wrap(
             text, WIDTH, initial_indent=head, subsequent_indent=_INDENT, break_on_hyphens=False
         )
-    if any(isinstance(each, Wait) and each.reserved and each.reserved[1] for each in happenings):
+    if any(isinstance(each, Wait) and _has_kept(each) for each in happenings):
         lines.append(f"{_INDENT}(kept: a free block for each running sequence to grow into)")
     return lines
 
@@ -181,10 +181,7 @@ def _wait_text(wait: Wait) -> str:
     if wait.why is Why.SIBLING:
         return f"{text}: its sibling #0 had not computed the prompt that they share"
     if wait.places is not None and wait.places != (0, 0):
-        first, last = wait.places
-        text += (
-            f", place {first} in line" if first == last else f", place {first} to {last} in line"
-        )
+        text += f", {_place(*wait.places)} in line"
     if wait.why is Why.BEHIND:
         text += f", behind {_blockers(wait)}"
     return f"{text}: {_reason(wait)}"
@@ -206,7 +203,7 @@ def _blockers(wait: Wait) -> str:
 def _reason(wait: Wait) -> str:
     if wait.reason is Unscheduled.BLOCKS:
         kept = ""
-        if wait.reserved is not None and wait.reserved[1]:
+        if _has_kept(wait):
             kept = f" (+ {_range(wait.reserved)} kept)"
         return f"needed {_range(wait.needed)} blocks{kept}, {_range(wait.free)} free"
     if wait.reason is None:
@@ -216,6 +213,11 @@ def _reason(wait: Wait) -> str:
         Unscheduled.MAX_NUM_SEQS: "max_num_seqs were running",
         Unscheduled.OPEN_STEPS: "preempted just before, its steps were still open",
     }.get(wait.reason, f"reason {int(wait.reason)}")
+
+
+def _has_kept(wait: Wait) -> bool:
+    is_for_blocks = wait.reason is Unscheduled.BLOCKS
+    return is_for_blocks and wait.reserved is not None and wait.reserved[1] > 0
 
 
 def _latency_lines(sequence: SequenceLife) -> list[str]:

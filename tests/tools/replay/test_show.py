@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -17,13 +18,19 @@ from tokenreel.actors.core.scenario import Scenario
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import encode, tag_of
 from tokenreel.messages.ids import RequestKey, StepId
-from tokenreel.messages.journal import EFFECT, INPUT
+from tokenreel.messages.journal import INPUT
 from tokenreel.messages.requests import AbortRequest
 from tokenreel.messages.steps import StepBegan
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.entries import entries
 from tokenreel.tools.replay.events import recorded_events
-from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_MISSING, EXIT_OK, EXIT_USAGE
+from tokenreel.tools.replay.exit_codes import (
+    EXIT_DAMAGED,
+    EXIT_INTERRUPTED,
+    EXIT_MISSING,
+    EXIT_OK,
+    EXIT_USAGE,
+)
 from tokenreel.tools.replay.journal import open_journal
 from tokenreel.tools.replay.roster import Roster
 from tokenreel.tools.replay.stream import RunStream
@@ -261,11 +268,24 @@ def test_a_run_that_dies_ends_the_following_with_a_note(tmp_path: Path) -> None:
     assert stream.notes == ["the run did not end tidily: no RUN_ENDED record"]
 
 
+def test_an_interrupted_following_says_so_with_its_exit_code(tmp_path: Path) -> None:
+    recorder = Recorder.create(tmp_path, b"\x80", sync="none")
+    append(recorder, 1)
+    command = [sys.executable, "-P", "-m", "tokenreel.tools.replay", "show", "--follow"]
+    with subprocess.Popen([*command, str(recorder.run_dir)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"seq" in process.stdout.readline()
+        assert b"segment" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == EXIT_INTERRUPTED
+    recorder.close()
+
+
 def append(recorder: Recorder, number: int) -> None:
     event = AbortRequest(RequestKey(1, number))
     recorder.append(tag_of(event), INPUT, encode(event), number)
     began = StepBegan(StepId(number))
-    recorder.append(tag_of(began), EFFECT, encode(began), number)
+    recorder.append(tag_of(began), INPUT, encode(began), number)
     recorder.commit()
 
 
