@@ -32,12 +32,11 @@ LEAK = PlantedBug(
 )
 """Blocks stay fenced if nobody whom their step computed is left when it completes."""
 STARVATION = PlantedBug(
-    "queues.py",
-    "            heappush(self.line, (sequence.order, sequence.seq_id))\n",
-    "            order = (sequence.level, sequence.num_known, sequence.seq_id)\n"
-    "            heappush(self.line, (order, sequence.seq_id))\n",
+    "engine.py",
+    "        level = self._policy.level(event.priority)\n",
+    "        level = self._policy.level(event.priority) + len(event.prompt_token_ids)\n",
 )
-"""The shortest prompt goes first, whenever it came."""
+"""The shorter the prompt the more urgent, whenever it came."""
 
 
 def plant(directory: Path, *bugs: PlantedBug) -> Path:

@@ -4,9 +4,11 @@ Token ids are made up: equal prefixes stay equal, and stop tokens stay stop toke
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from tokenreel.actors.core.config import CoreConfig, blocks_for
 from tokenreel.actors.core.scenario import Scenario, ScenarioRequest, at_index
+from tokenreel.messages.ids import RequestKey
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.tools.replay.journal import Journal
 from tokenreel.tools.replay.prefix_tree import Prefix, shared_prefixes
@@ -19,7 +21,15 @@ REFUSALS_KEPT = ("queue_full", "context_length_exceeded", "empty_prompt", "abort
 SLACK_TURNS = 64
 
 
-def scenario_of(journal: Journal) -> tuple[Scenario, Recording]:
+class Lifted(NamedTuple):
+    """`keys` are those that the scenario's requests had in the record."""
+
+    scenario: Scenario
+    recording: Recording
+    keys: list[RequestKey]
+
+
+def scenario_of(journal: Journal) -> Lifted:
     """Raises JournalDamaged."""
     recording, clock = lift(journal), TurnClock(journal)
     kept = [request for request in recording.requests if _can_be_asked(request)]
@@ -28,7 +38,7 @@ def scenario_of(journal: Journal) -> tuple[Scenario, Recording]:
         _request_of(request, shared, clock) for request, shared in zip(kept, prefixes, strict=True)
     )
     scenario = Scenario(config=recording.config, requests=requests, turns_per_step=TURNS_PER_STEP)
-    return scenario, recording
+    return Lifted(scenario, recording, [request.admit.key for request in kept])
 
 
 def max_turns_of(scenario: Scenario) -> int:

@@ -49,7 +49,8 @@ def played_steps(scenario: Scenario) -> Shares:
 def test_a_lifted_run_takes_the_same_steps(tmp_path: Path, depth: int) -> None:
     config = msgspec.structs.replace(CONFIG, pipeline_depth=depth)
     run = capture(tmp_path, scenario=Scenario(config=config, requests=REQUESTS))
-    scenario, recording = scenario_of(open_journal(run))
+    scenario, recording, keys = scenario_of(open_journal(run))
+    assert [key.number for key in keys] == list(range(len(REQUESTS)))
     assert len(scenario.requests) == len(REQUESTS)
     assert recording.num_preemptions > 0
     assert played_steps(scenario) == recorded_steps(run)
@@ -64,7 +65,7 @@ def test_what_arrives_while_a_step_is_under_way_arrives_then(tmp_path: Path) -> 
     )
     scenario = Scenario(config=CONFIG, requests=requests, turns_per_step=2)
     run = capture(tmp_path, scenario=scenario)
-    assert played_steps(scenario_of(open_journal(run))[0]) == recorded_steps(run)
+    assert played_steps(scenario_of(open_journal(run)).scenario) == recorded_steps(run)
 
 
 def test_lengths_ends_and_aborts_are_those_of_the_run(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_lengths_ends_and_aborts_are_those_of_the_run(tmp_path: Path) -> None:
         ScenarioRequest(num_prompt_tokens=5, max_tokens=20, arrival=3, abort_turn=1),
     )
     run = capture(tmp_path, scenario=Scenario(config=CONFIG, requests=requests))
-    lifted, _ = scenario_of(open_journal(run))
+    lifted = scenario_of(open_journal(run)).scenario
     asked = [(r.num_prompt_tokens, r.max_tokens, r.n, r.priority) for r in requests]
     found = [(r.num_prompt_tokens, r.max_tokens, r.n, r.priority) for r in lifted.requests]
     assert found == asked

@@ -31,7 +31,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
     config = msgspec.structs.replace(CONFIG, num_blocks=24)  # or whatever leaks stalls, too
     scenario = Scenario(config=config, requests=REQUESTS)
     run = capture(tmp_path_factory.mktemp("journals"), scenario=scenario)
-    return scenario_of(open_journal(run))[0]
+    return scenario_of(open_journal(run)).scenario
 
 
 # Bugs, planted into the core of this process.

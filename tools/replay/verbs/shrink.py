@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tokenreel.messages.ids import RequestKey
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
 from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
@@ -18,6 +20,7 @@ from tokenreel.tools.replay.lifting import scenario_of
 from tokenreel.tools.replay.other_core import OtherCore
 from tokenreel.tools.replay.pytest_file import MARK, name_of_test, pytest_file
 from tokenreel.tools.replay.recording_values import Recording
+from tokenreel.tools.replay.request_name import show_key
 from tokenreel.tools.replay.shrink import Found, Shrunk, anything, look_for, shrink
 from tokenreel.tools.replay.symptom_divergence import Diverges
 from tokenreel.tools.replay.symptom_predicate import Predicate, PredicateFault
@@ -109,7 +112,7 @@ def _run(
     symptoms: list[Symptom],
     deadline: float,
 ) -> int:
-    scenario, recording = scenario_of(journal)
+    scenario, recording, keys = scenario_of(journal)
     if options.symptom is None and recording.failure is not None:
         symptoms = [Raises(recording.failure.type_name), *symptoms]
     try:
@@ -119,6 +122,7 @@ def _run(
     if found is None:
         return _tell_nothing(options, recording, _not_shown(options, recording))
     progress = _Progress(len(scenario.requests))
+    found = found._replace(sighting=found.sighting._replace(text=_in_keys(found, keys)))
     shrunk = shrink(found, deadline, progress.update)
     progress.finish()
     path = options.out or Path(f"{name_of_test(shrunk.symptom)}.py")
@@ -265,6 +269,16 @@ def _tell_nothing(options: argparse.Namespace, recording: Recording, reason: str
     else:
         print(f"not shrunk: the run of {num_requests:,} requests: {reason}")
     return EXIT_NO_SYMPTOM
+
+
+def _in_keys(found: Found, keys: list[RequestKey]) -> str:
+    """What was seen in the captured run, with its requests named as the other verbs name them."""
+
+    def name(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return f"request {show_key(keys[number])}" if number < len(keys) else match[0]
+
+    return re.sub(r"request (\d+)", name, found.sighting.text)
 
 
 def _as_text(found: Found, shrunk: Shrunk, path: Path, text: str) -> str:
