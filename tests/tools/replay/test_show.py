@@ -14,11 +14,14 @@ import pytest
 from capturing import CONFIG, REQUESTS
 from timed_capturing import capture_timed
 
+from tokenreel.actors.core.config import LOGIC_VERSION
 from tokenreel.actors.core.scenario import Scenario
+from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import encode, tag_of
 from tokenreel.messages.ids import RequestKey, StepId
-from tokenreel.messages.journal import INPUT
+from tokenreel.messages.journal import CORE_FAILED, INPUT
+from tokenreel.messages.journal_meta import core_failed, encode_core_failed
 from tokenreel.messages.requests import AbortRequest
 from tokenreel.messages.steps import StepBegan
 from tokenreel.tools.replay.cli import main
@@ -266,6 +269,22 @@ def test_a_run_that_dies_ends_the_following_with_a_note(tmp_path: Path) -> None:
     stream = RunStream(recorder.run_dir, follow=True, wait=lambda: recorder.close(tidily=False))
     assert [record.seq for _, record in stream] == [1, 2, 3]
     assert stream.notes == ["the run did not end tidily: no RUN_ENDED record"]
+
+
+def test_the_cores_failure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = describe_run(CONFIG, LOGIC_VERSION)
+    recorder = Recorder.create(tmp_path, meta, sync="none")
+    append(recorder, 1)
+    failure = core_failed(ValueError("a block too many"), "Traceback ...")
+    recorder.append(CORE_FAILED, 0, encode_core_failed(failure), 2)
+    recorder.commit()
+    recorder.close(tidily=False)
+    assert "THE CORE FAILED at the event before: ValueError: a block too many" in "".join(
+        lines(capsys, recorder.run_dir, "--type", "failed")
+    )
+    assert lines(capsys, recorder.run_dir, "--request", "1.77")[0].split()[2] == "failed"
+    (told,) = shown(capsys, recorder.run_dir, "--type", "failed")
+    assert told["mark"]["failure"]["traceback"] == "Traceback ..."
 
 
 def test_an_interrupted_following_says_so_with_its_exit_code(tmp_path: Path) -> None:
