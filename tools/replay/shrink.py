@@ -100,7 +100,7 @@ def _timings(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     """The recorded timing is exact to the step, but two things that happened between two steps may
     have changed places; other timings make up for that. And where nothing went on any more, clients
     gave up at last: in steps that is at once, and would hide it."""
-    yield "as recorded", scenario
+    yield "timed as recorded", scenario
     yield "with one turn to a step", one_turn_to_a_step(scenario)
     for num_turns in (1, -1):
         later = tuple(shifted(request, -num_turns) for request in scenario.requests)

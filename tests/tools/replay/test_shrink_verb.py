@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from capturing import capture
-from planted_bugs import LEAK, STALL, STARVATION, PlantedBug, plant
+from planted_bugs import LEAK, ROOT, STALL, STARVATION, PlantedBug, plant
 
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.exit_codes import EXIT_MISSING, EXIT_NO_SYMPTOM, EXIT_OK, EXIT_USAGE
@@ -86,6 +86,15 @@ def test_a_planted_bug_is_captured_found_shrunk_and_fixed(
     assert fixed.returncode == 0, fixed.stdout + fixed.stderr
 
 
+def test_the_tutorial_shows_these_bugs() -> None:
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    for bug in (STALL, LEAK, STARVATION):
+        removed = "".join(f"-{line}" for line in bug.right.splitlines(keepends=True))
+        added = "".join(f"+{line}" for line in bug.wrong.splitlines(keepends=True))
+        assert f"+++ b/actors/core/{bug.file}\n" in tutorial
+        assert removed + added in tutorial
+
+
 def overlay_of(directory: Path, core: Path) -> Path:
     """The package as installed, but with this core: as if the mistake were in what is installed."""
     import tokenreel.actors.runtime
@@ -128,7 +137,7 @@ def test_a_predicate_of_the_users_own_is_asked(
     assert ask(run, "--symptom", f"predicate:{predicate}:preempts", "--out", test) == EXIT_OK
     said = capsys.readouterr().out
     assert "preemptions in" in said
-    assert "shrunk   to 1 in" in said, said
+    assert "shrunk   to 1 request in" in said, said
     names: dict[str, object] = {}
     exec(compile(test.read_text(), str(test), "exec"), names)
     (written,) = (value for name, value in names.items() if name.startswith("test_"))

@@ -284,12 +284,13 @@ def _in_keys(found: Found, keys: list[RequestKey]) -> str:
 def _as_text(found: Found, shrunk: Shrunk, path: Path, text: str) -> str:
     before, after = found.scenario.requests, shrunk.scenario.requests
     effort = f"{shrunk.num_tries:,} tries, {shrunk.duration_s:.1f} s"
-    tail = "each is needed" if shrunk.is_minimal else "time was up: more --seconds may find fewer"
+    tail = "each is needed" if shrunk.is_minimal else "time was up: --seconds may find fewer"
+    left = f"{len(after)} request{'s' if len(after) > 1 else ''}"
     lines = [
         f"symptom  {found.symptom.name}",
         f"seen     {found.sighting.text}",
-        f"         in the run of {len(before):,} requests, timing {found.timing}",
-        f"shrunk   to {len(after)} in {effort}; {tail}",
+        f"         in the run of {len(before):,} requests, {found.timing}",
+        f"shrunk   to {left} in {effort}; {tail}",
         f"seen     {shrunk.sighting.text}",
         f"wrote    {path}, {text.count(chr(10))} lines; it fails until the bug is fixed:",
         "",
