@@ -30,6 +30,9 @@ from tokenreel.tools.replay.replica import DivergedAt, Replica, Turn, turns_of
 
 MAX_REPLAY_S = 0.15
 """Of this thread's processor time between two snapshots: a seek replays no more than that."""
+PAUSE_PER_SNAPSHOT = 2
+"""To replay for at least so many times as long as the last one took: of a pool with a hundred
+thousand blocks it takes long."""
 LOOK_EVERY_BYTES = 1 << 14
 """Of the segment between two looks at the clock, which takes long on some machines."""
 MIN_SNAPSHOT_BYTES = 1 << 18
@@ -69,6 +72,7 @@ class SegmentPass:
         self._num_events = 0
         self._first_type: int | None = None
         self._began = clock()
+        self._pause_s = 0.0
         self._look_at = 0
         if known is not None:
             self._go_on(data, known)
@@ -127,7 +131,7 @@ class SegmentPass:
         record = turn.input
         if record.offset >= self._look_at:
             self._look_at = record.offset + LOOK_EVERY_BYTES
-            if self._clock() - self._began >= MAX_REPLAY_S:
+            if self._clock() - self._began >= max(MAX_REPLAY_S, self._pause_s):
                 self._keep_snapshot(Position(record.offset, record.seq), record.t_ns)
         was_lost = self._replica.divergence is not None
         self._replica.apply(turn)
@@ -144,12 +148,13 @@ class SegmentPass:
         self._collector.take(record.seq, record.offset, record.t_ns, event, effects)
 
     def _keep_snapshot(self, position: Position, t_ns: int) -> None:
-        replica = self._replica
+        replica, asked_at = self._replica, self._clock()
         if replica.engine is not None and replica.failure is None:
             kept = self._keeper.keep(replica.engine.snapshot())
             stored = StoredSnapshot(position, replica.last_step_id, t_ns, kept.num_bytes, kept.crc)
             self._kept.append(KeptSnapshot(stored, kept.rest, kept.change))
         self._began = self._clock()
+        self._pause_s = PAUSE_PER_SNAPSHOT * (self._began - asked_at)
 
     def _block_size(self) -> int:
         """1 for a core that knows no blocks."""

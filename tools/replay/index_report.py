@@ -19,11 +19,11 @@ def as_text(index: Index) -> str:
     ]
     rows = [_row(figure) for figure in figures["segments"]]
     if len(rows) > 1:
-        lines += table(HEADERS, [*rows[:MAX_ROWS], _row(total | {"name": "all"})], MAX_ROWS + 1)
+        lines += table(HEADERS, [*rows[:MAX_ROWS], _row(total | {"name": "all"})], MAX_ROWS + 1, 0)
         if len(rows) > MAX_ROWS:
             lines.append(f"  ({len(rows) - MAX_ROWS:,} segments are not listed; --json has them)")
     else:
-        lines += table(HEADERS, rows, 1)
+        lines += table(HEADERS, rows, 1, 1)
     lines += labelled("kept", figures["kept"])
     lines += labelled("took", f"{index.duration_s:,.2f} s")
     for note in index.notes:

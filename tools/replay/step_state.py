@@ -6,7 +6,7 @@ import msgspec
 
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.sequence import Sequence, Status
-from tokenreel.actors.core.snapshot import Snapshot
+from tokenreel.actors.core.snapshot import Snapshot, take
 from tokenreel.messages.ids import BlockId, RequestKey, SeqId, StepId
 from tokenreel.messages.steps import SequencePreempted, StepDecided, StepScheduled
 from tokenreel.tools.replay.cli import UsageError
@@ -73,20 +73,21 @@ def state_at(index: Index, step_id: int, is_before: bool = False) -> StepState:
     except LookupError as error:
         raise UsageError(str(error.args[0])) from None
     walk = index.walk(row.seq)
-    snapshot = walk.engine.snapshot() if is_before else b""
-    watch = Watch()
     engine = walk.engine
-    if isinstance(engine, Engine):
-        watch.attach(engine)
+    before = _decoder.decode(engine.snapshot()) if is_before else None
+    if not isinstance(engine, Engine):  # a core that nobody here can look into
+        event = walk.advance_past(row.seq)
+        after = _decoder.decode(engine.snapshot())
+        return StepState(row, event, before or after, is_before, {})
+    watch = Watch()
+    watch.attach(engine)
     event = walk.advance_past(row.seq)
-    snapshot = snapshot or walk.engine.snapshot()
     passed_over = {}
-    if isinstance(engine, Engine):
-        for seq_id in engine.sequences:
-            found = watch.passed_over(seq_id, StepId(row.step_id))
-            if found is not None:
-                passed_over[seq_id] = found
-    return StepState(row, event, _decoder.decode(snapshot), is_before, passed_over)
+    for seq_id in engine.sequences:
+        found = watch.passed_over(seq_id, StepId(row.step_id))
+        if found is not None:
+            passed_over[seq_id] = found
+    return StepState(row, event, before or take(engine), is_before, passed_over)
 
 
 def sequences_of(state: StepState, name: RequestName) -> list[Sequence]:

@@ -108,6 +108,7 @@ class _Page:
                 for share in shares
             ],
             self._max_rows,
+            len(shares),
         )
 
     def _kind(self, share: ScheduledSequence) -> str:
@@ -135,6 +136,7 @@ class _Page:
                 for each in preempted
             ],
             self._max_rows,
+            len(preempted),
         )
 
     # Who is where.
@@ -147,7 +149,7 @@ class _Page:
             *("row", "<request", "<seq", "level", "prompt", "out/max", "computed", "ahead"),
             *("open", "blocks", "preempted", "<in this step"),
         )
-        rows = [
+        rows = (
             (
                 each.row,
                 *self._identity(each),
@@ -159,8 +161,8 @@ class _Page:
                 self._words.part(each.seq_id),
             )
             for each in running
-        ]
-        yield from table(headers, rows, self._max_rows)
+        )
+        yield from table(headers, rows, self._max_rows, len(running))
 
     def _waiting(self) -> Iterator[str]:
         waiting = self._state.queue(Status.WAITING)
@@ -170,7 +172,7 @@ class _Page:
             *("place", "<request", "<seq", "level", "prompt", "out/max", "blocks", "preempted"),
             "<not in this step",
         )
-        rows = [
+        rows = (
             (
                 place,
                 *self._identity(each),
@@ -179,8 +181,8 @@ class _Page:
                 self._words.part(each.seq_id),
             )
             for place, each in enumerate(waiting, 1)
-        ]
-        yield from table(headers, rows, self._max_rows)
+        )
+        yield from table(headers, rows, self._max_rows, len(waiting))
 
     def _others(self, name: str, status: Status, meaning: str) -> Iterator[str]:
         there = self._state.queue(status)
@@ -188,8 +190,8 @@ class _Page:
             return
         yield from _title(f"{name} ({len(there):,}): {meaning}")
         headers = ("<request", "<seq", "level", "prompt", "out/max", "<finish")
-        rows = [(*self._identity(each), finish_text(each)) for each in there]
-        yield from table(headers, rows, self._max_rows)
+        rows = ((*self._identity(each), finish_text(each)) for each in there)
+        yield from table(headers, rows, self._max_rows, len(there))
 
     def _identity(self, each: core.Sequence) -> tuple[object, ...]:
         return (
@@ -215,7 +217,7 @@ class _Page:
             for step in snapshot.open_steps
         ]
         headers = ("step", "sequences", "tokens to come", "<blocks fenced until it completes")
-        yield from table(headers, rows, self._max_rows)
+        yield from table(headers, rows, self._max_rows, len(rows))
 
     # Whose the blocks are.
 
@@ -251,15 +253,15 @@ class _Page:
         cache = self._state.snapshot.cache
         yield from _title(f"cached prefixes ({len(cache):,}), by block")
         holders: Mapping[BlockId, list[SeqId]] = self._state.holders()
-        rows = [
+        rows = (
             (
                 block,
                 link.hex(),
                 self._holders(holders.get(block, [])),
             )
             for block, link in cache
-        ]
-        yield from table(("block", "<hash", "<held by"), rows, self._max_rows)
+        )
+        yield from table(("block", "<hash", "<held by"), rows, self._max_rows, len(cache))
 
     def _holders(self, seq_ids: list[SeqId]) -> str:
         if not seq_ids:

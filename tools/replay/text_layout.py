@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 WIDTH = 100
 INDENT = "  "
@@ -24,19 +25,20 @@ def labelled(label: str, text: str, max_lines: int | None = None, more: str = ""
     return [*lines[:max_lines], INDENT + " " * LABEL_WIDTH + more]
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], max_rows: int) -> list[str]:
-    """A header that starts with `<` stands over text, any other over numbers. Rows beyond
-    `max_rows` are counted; without any it says so."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    if not cells:
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], max_rows: int, num_rows: int
+) -> list[str]:
+    """A header that starts with `<` stands over text, any other over numbers. Of `num_rows` rows at
+    most `max_rows` are taken; those beyond are counted. Without any it says so."""
+    shown = [[_cell(value) for value in row] for row in islice(rows, max_rows)]
+    if not shown:
         return [f"{INDENT}none"]
-    shown = cells[:max_rows]
     names = [header.removeprefix("<") for header in headers]
     widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
     is_text = [header.startswith("<") for header in headers]
     lines = [_line(names, widths, is_text), *(_line(row, widths, is_text) for row in shown)]
-    if len(cells) > max_rows:
-        lines.append(f"{INDENT}... and {len(cells) - max_rows:,} more (--all)")
+    if num_rows > max_rows:
+        lines.append(f"{INDENT}... and {num_rows - max_rows:,} more (--all)")
     return lines
 
 

@@ -49,6 +49,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot before every event."""
     monkeypatch.setattr(index_pass, "MAX_REPLAY_S", 0.0)
+    monkeypatch.setattr(index_pass, "PAUSE_PER_SNAPSHOT", 0)
     monkeypatch.setattr(index_pass, "LOOK_EVERY_BYTES", 0)
     monkeypatch.setattr(index_pass, "MIN_SNAPSHOT_BYTES", 1 << 30)
 
@@ -191,6 +192,7 @@ def test_snapshots_of_a_segment_stay_within_their_bound(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_pass, "MAX_REPLAY_S", 0.0)
+    monkeypatch.setattr(index_pass, "PAUSE_PER_SNAPSHOT", 0)
     monkeypatch.setattr(index_pass, "LOOK_EVERY_BYTES", 0)
     monkeypatch.setattr(index_pass, "MIN_SNAPSHOT_BYTES", 4000)
     states = states_of(run)

@@ -182,10 +182,10 @@ def test_runs_of_neighbours_are_folded() -> None:
 
 
 def test_a_table_is_aligned_and_counts_what_it_leaves_out() -> None:
-    assert table(("<who", "blocks"), [("a", 1200), ("bcd", 3), ("e", 4)], 2) == [
+    assert table(("<who", "blocks"), [("a", 1200), ("bcd", 3), ("e", 4)], 2, 3) == [
         "  who  blocks",
         "  a     1,200",
         "  bcd       3",
         "  ... and 1 more (--all)",
     ]
-    assert table(("<who",), [], 2) == ["  none"]
+    assert table(("<who",), [], 2, 0) == ["  none"]
