@@ -9,6 +9,7 @@ pool, it gives the very bytes that the core gave; a CRC over these makes sure of
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import compress as selected
+from itertools import repeat
 from operator import lt, ne
 from typing import Any, NamedTuple
 from zlib import compress, crc32, decompress
@@ -185,7 +186,9 @@ def _apply(
     change: PoolChange, links: dict[int, bytes], stamps: list[int]
 ) -> tuple[dict[int, bytes], list[int]]:
     if change.is_whole:
-        links, stamps = {}, [0] * change.num_blocks
+        links = {block: link for block, link in change.links.items() if link is not None}
+        stamps = list(map(change.stamps.get, range(change.num_blocks), repeat(0)))
+        return links, stamps
     for block, link in change.links.items():
         if link is None:
             links.pop(block, None)
@@ -217,10 +220,11 @@ def _is_rising(numbers: list[int]) -> bool:
 def _pool_fields(links: dict[int, bytes], stamps: list[int]) -> dict[str, Any]:
     """A block's stamp says since when it is free or evictable, and it is evictable if the cache
     names it."""
-    unheld = sorted((block for block, stamp in enumerate(stamps) if stamp), key=stamps.__getitem__)
+    unheld = sorted(selected(range(len(stamps)), stamps), key=stamps.__getitem__)
+    cached = sorted(links)
     return {
         "free_blocks": [block for block in unheld if block not in links],
         "evictable_blocks": [block for block in unheld if block in links],
         "stamps": stamps,
-        "cache": sorted(links.items()),
+        "cache": list(zip(cached, map(links.__getitem__, cached), strict=True)),
     }
