@@ -58,7 +58,7 @@ def _request_lines(found: Statistics) -> list[str]:
     ]
     told = ", ".join(f"{count:,} {name}" for count, name in outcomes if count)
     if found.num_carried:
-        told += f"; {found.num_carried:,} of them came before the journal begins"
+        told += f"; {found.num_carried:,} from before the journal"
     reasons = ", ".join(f"{count:,} {name}" for name, count in found.finish_reasons.items())
     span_s = found.span_ns / 1e9 or 1.0
     lines = [
