@@ -5,6 +5,7 @@ from playing import limits
 
 from tokenreel.actors.core.block_pool import InvariantViolated
 from tokenreel.actors.core.engine import Engine
+from tokenreel.actors.core.fairness import Fairness
 from tokenreel.actors.core.scenario import (
     STOP_TOKEN,
     Player,
@@ -134,6 +135,28 @@ def test_a_run_that_goes_on_for_ever_is_ended_by_its_bound() -> None:
     scenario = Scenario(config=limits(), requests=(request(5, 40),), max_turns=10)
     with pytest.raises(Stalled, match="not over after 10 turns"):
         Player(scenario, ScriptedWorker(scenario)).play()
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_sound_core_passes_nobody_over_without_a_reason(policy: str, depth: int) -> None:
+    """Under preemption, priorities, siblings and aborts."""
+    requests = tuple(
+        request(
+            3 + 5 * number % 31,
+            4 + 7 * number % 25,
+            arrival=number // 3,
+            priority=number % 3,
+            n=1 + (number % 7 == 0),
+            abort_after=3 if number % 5 == 4 else None,
+        )
+        for number in range(60)
+    )
+    config = limits(scheduling_policy=policy, pipeline_depth=depth)
+    scenario = Scenario(config=config, requests=requests)
+    fairness = Fairness(scenario, max_steps=1)
+    transcript = Player(scenario, ScriptedWorker(scenario), fairness).play()
+    assert transcript.num_preemptions > 0
 
 
 def test_the_checking_worker_tells_whose_kv_is_wrong() -> None:

@@ -19,7 +19,7 @@ from tokenreel.messages.ids import BlockId
 from tokenreel.tools.replay.journal import open_journal
 from tokenreel.tools.replay.lifting import scenario_of
 from tokenreel.tools.replay.pytest_file import MAX_COLUMNS, MAX_LINES, name_of_test, pytest_file
-from tokenreel.tools.replay.shrink import Found, Shrunk, look_for, shrink
+from tokenreel.tools.replay.shrink import Found, Shrunk, anything, look_for, shrink
 from tokenreel.tools.replay.symptoms import Leaks, Raises, Stalls, Starves, Violates
 from tokenreel.tools.replay.trial import Symptom, try_out
 
@@ -140,6 +140,36 @@ def test_the_written_test_fails_with_the_bug_and_passes_without(
     lines = text.splitlines()
     assert len(lines) <= MAX_LINES
     assert max(map(len, lines)) <= MAX_COLUMNS
+
+
+def test_when_time_is_up_the_smallest_so_far_is_what_comes_out(
+    captured: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    siblings_stay_blocked(monkeypatch)
+    found = look_for(captured, [Stalls()])
+    assert found is not None
+    cut = shrink(found, deadline=0.0)
+    assert not cut.is_minimal
+    assert cut.num_tries == 0
+    assert try_out(cut.scenario, Stalls()) is not None
+
+
+def test_what_is_wrong_is_found_without_being_told(
+    captured: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert look_for(captured, anything([])) is None
+    with monkeypatch.context() as planted:
+        siblings_stay_blocked(planted)
+        found = look_for(captured, anything([]))
+        assert found is not None and found.symptom.name == "stall"
+    with monkeypatch.context() as planted:
+        raises_at_the_third(planted)
+        found = look_for(captured, anything([]))
+        assert found is not None and found.symptom.name == "exception:LookupError"
+    with monkeypatch.context() as planted:
+        stale_hits(planted)
+        found = look_for(captured, anything([]))
+        assert found is not None and found.symptom.name.startswith("invariant:")
 
 
 def function_in(text: str, name: str) -> Callable[[], None]:

@@ -210,8 +210,8 @@ def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
     assert ask(tmp_path / "nothing") == EXIT_MISSING
 
 
-def test_when_time_is_up_the_smallest_so_far_is_written(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_cannot_be_played_in_time_is_not_shrunk(
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask(run, "--seconds", "0.000001") == EXIT_NO_SYMPTOM
     assert "time was up" in capsys.readouterr().out
