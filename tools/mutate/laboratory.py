@@ -18,8 +18,8 @@ PACKAGE = Path(__file__).resolve().parents[2]
 COPIED = (Path("messages"), CORE)
 CHILD = "tokenreel.tools.mutate.trial"
 MAX_CPU_S = 5.0
-"""For one journal: some hundred times what a core needs that does not hang."""
-MAX_WALL_S = 300.0
+"""For a thousand records: some hundred times what a core needs that does not hang."""
+MAX_WALL_S = 600.0
 """For one mutant and all journals."""
 
 
@@ -33,7 +33,7 @@ def try_all(
 ) -> list[Judgement]:
     """In the order of the mutations, of which `jobs` are tried at a time, in `directory`. `tell`
     hears each judgement as it is made. A mutant that needs more than `max_cpu_s` of user time for a
-    journal hangs. Raises NoLongerApplies."""
+    thousand records hangs. Raises NoLongerApplies."""
     original = directory / "original"
     _copy(original)
     _rename(original)

@@ -30,7 +30,7 @@ class Sighting(NamedTuple):
 class Findings(NamedTuple):
     """`decision`: the first effect that differs. `state`: the first step after which the state
     differs that its digest stands for, or the first snapshot that differs, if this is earlier.
-    `hidden`: the first event after which anything of the state differs."""
+    `hidden`: the first step after which anything of the state differs."""
 
     decision: Sighting | None
     state: Sighting | None
@@ -83,12 +83,13 @@ class LockStep:
             effects, decision = self._apply(one, other, entry)
             if decision is not None:
                 return Findings(decision, state, hidden)
+            if not effects or not isinstance(effects[-1], StepDecided):
+                continue
+            seq = entry.effect_seqs[-1]
             if hidden is None and (what := difference(everything(one), everything(other))):
-                hidden = Sighting(entry.seq, self._step, what)
-            if state is None and effects and isinstance(effects[-1], StepDecided):
-                what = difference(digested(one), digested(other))
-                if what:
-                    state = Sighting(entry.effect_seqs[-1], self._step, f"state: {what}")
+                hidden = Sighting(seq, self._step, what)
+            if state is None and (what := difference(digested(one), digested(other))):
+                state = Sighting(seq, self._step, f"state: {what}")
         return Findings(None, state, hidden)
 
     def _apply(self, one: Any, other: Any, turn: Turn) -> tuple[list[Any], Sighting | None]:

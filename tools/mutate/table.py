@@ -75,8 +75,8 @@ def _unseen(judgements: Sequence[Judgement]) -> list[str]:
     lines = [f"the journals cannot tell these {len(unseen)} from the original:"]
     for judgement in unseen:
         mutation = judgement.mutation
-        why = mutation.equivalent or "NO REASON KNOWN: a journal is missing"
-        text = f"{mutation.name}: {mutation.mistake}. {why}"
+        why = mutation.equivalent or "none of these journals reaches it"
+        text = f"{mutation.name}: {mutation.mistake}. Why it does not show: {why}"
         lines.append(fill(text, 98, initial_indent="  ", subsequent_indent="      "))
     return [*lines, ""]
 

@@ -2,7 +2,7 @@
 
     python -P -m tokenreel.tools.mutate.trial SECONDS MUTANT ORIGINAL JOURNAL ...
 
-SECONDS of user time are granted per journal. MUTANT and ORIGINAL hold packages.
+SECONDS of user time are granted per thousand records. MUTANT and ORIGINAL hold packages.
 `tokenreel.actors.core` is the mutant's here, the original lives under another name: so this module
 may import nothing of the core before it has said so.
 """
@@ -53,6 +53,8 @@ def _judge(path: Path, max_cpu_s: float) -> dict[str, Any]:
         importlib.import_module(f"{ORIGINAL_NAME}.engine"),
         importlib.import_module(f"{CORE_NAME}.engine"),
     )
+    num_records = sum(segment.num_records for segment in journal.segments)
+    max_cpu_s *= 1 + num_records // 1000
     try:
         with _limited(max_cpu_s):
             findings = lock_step.findings(journal)
