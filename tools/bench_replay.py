@@ -28,8 +28,8 @@ from tokenreel.messages.requests import AbortRequest, AdmitRequest
 from tokenreel.messages.sampling import SamplingParams, StoppingParams, TextParams
 from tokenreel.messages.steps import SampledTokens, StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.journal import open_journal
-from tokenreel.tools.replay.verify import verify
+from tokenreel.tools.replay.reading.journal import open_journal
+from tokenreel.tools.replay.verify.verify import verify
 
 ROOT = BlockHash(b"the bench's root")
 BLOCK_SIZE = 16

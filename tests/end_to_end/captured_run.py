@@ -16,7 +16,7 @@ from tokenreel.messages.journal_meta import decode_meta
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.requests import AbortRequest, AdmitRequest, RequestAdmitted
 from tokenreel.messages.steps import StepCompleted
-from tokenreel.tools.replay.journal import open_journal, read_records
+from tokenreel.tools.replay.reading.journal import open_journal, read_records
 
 
 class Output(NamedTuple):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.keep import MAX_BYTES, complaint, kept_in
+from tokenreel.tools.replay.keep.keep import MAX_BYTES, complaint, kept_in
 
 KEPT = kept_in(Path(__file__).parent)
 

@@ -20,7 +20,7 @@ from tokenreel.messages.steps import (
     StepCompleted,
     StepScheduled,
 )
-from tokenreel.tools.replay.writing import Capture, Identity, RunWriter, run_meta
+from tokenreel.tools.replay.reading.writing import Capture, Identity, RunWriter, run_meta
 
 VOCAB_SIZE = 50_000
 CONFIG = CoreConfig(

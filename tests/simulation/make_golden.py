@@ -27,7 +27,7 @@ from tokenreel.messages.journal_reader import SegmentReader
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.steps import StepCompleted
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tools" / "replay" / "golden"
+GOLDEN = Path(__file__).resolve().parents[1] / "tools" / "replay" / "verify" / "golden"
 DEFAULTS_OF_SEQUENCE_TOKENS = [None, 0, ""]
 """Of finish reason, cached tokens and error."""
 

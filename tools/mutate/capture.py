@@ -16,7 +16,7 @@ from tokenreel.messages.outputs import OutputDelivered, StopStringMatched
 from tokenreel.messages.requests import AbortRequest
 from tokenreel.messages.steps import SampledTokens, StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.mutate.scenarios import SCENARIOS
-from tokenreel.tools.replay.writing import Capture, RunWriter
+from tokenreel.tools.replay.reading.writing import Capture, RunWriter
 
 EVENTS_PER_SEGMENT = 150
 """A segment begins with a snapshot, which is compared as well."""

@@ -15,8 +15,8 @@ from tokenreel.tools.mutate.mutation import NoLongerApplies
 from tokenreel.tools.mutate.scenarios import SCENARIOS
 from tokenreel.tools.mutate.table import as_json, as_text
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.journal import JournalMissing, open_journal
-from tokenreel.tools.replay.verify import verify
+from tokenreel.tools.replay.reading.journal import JournalMissing, open_journal
+from tokenreel.tools.replay.verify.verify import verify
 
 EXIT_OK, EXIT_WRONG, EXIT_USAGE = 0, 1, 64
 KEPT = PACKAGE / "tests" / "replays"

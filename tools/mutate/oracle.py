@@ -15,7 +15,7 @@ from tokenreel.messages.journal import EFFECT, INPUT, META, SNAPSHOT, join_snaps
 from tokenreel.messages.journal_meta import decode_meta
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
 from tokenreel.tools.mutate.state import difference, digested, everything, recorded
-from tokenreel.tools.replay.journal import Journal, read_records
+from tokenreel.tools.replay.reading.journal import Journal, read_records
 
 
 class Sighting(NamedTuple):

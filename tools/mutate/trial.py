@@ -44,8 +44,8 @@ def _judge(path: Path, max_cpu_s: float) -> dict[str, Any]:
     """What the oracle sees in this journal, and where `verify` stops."""
     from tokenreel.tools.mutate.oracle import LockStep
     from tokenreel.tools.replay.core_code import installed_core
-    from tokenreel.tools.replay.journal import open_journal
-    from tokenreel.tools.replay.verify import verify
+    from tokenreel.tools.replay.reading.journal import open_journal
+    from tokenreel.tools.replay.verify.verify import verify
 
     journal = open_journal(path)
     told: dict[str, Any] = {"journal": path.name, "oracle": None, "verify": None, "hangs": None}

@@ -20,8 +20,8 @@ from tokenreel.tools.replay.exit_codes import (
     EXIT_MISSING,
     EXIT_USAGE,
 )
-from tokenreel.tools.replay.journal import JournalMissing
-from tokenreel.tools.replay.replica import ReplayDiverged
+from tokenreel.tools.replay.index.replica import ReplayDiverged
+from tokenreel.tools.replay.reading.journal import JournalMissing
 
 VERBS = {
     "verify": "does this code decide as it did then?",

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.export import export
-from tokenreel.tools.replay.index import open_index
-from tokenreel.tools.replay.journal import add_journal_argument
+from tokenreel.tools.replay.index.index import open_index
+from tokenreel.tools.replay.reading.journal import add_journal_argument
+from tokenreel.tools.replay.trace.export import export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

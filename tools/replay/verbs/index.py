@@ -4,9 +4,9 @@ import argparse
 
 from tokenreel.tools.replay.core_code import installed_core
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.index import open_index
-from tokenreel.tools.replay.index_report import as_json, as_text
-from tokenreel.tools.replay.journal import add_journal_argument
+from tokenreel.tools.replay.index.index import open_index
+from tokenreel.tools.replay.index.report import as_json, as_text
+from tokenreel.tools.replay.reading.journal import add_journal_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

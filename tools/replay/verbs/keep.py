@@ -13,10 +13,9 @@ from msgspec.structs import asdict
 from tokenreel.actors.core.scenario import Scenario
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.events import recorded_events
 from tokenreel.tools.replay.exit_codes import EXIT_DIVERGED, EXIT_NO_SYMPTOM, EXIT_OK
-from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
-from tokenreel.tools.replay.keep import (
+from tokenreel.tools.replay.keep.cut import CannotCut, cut
+from tokenreel.tools.replay.keep.keep import (
     MAX_BYTES,
     CannotKeep,
     about,
@@ -25,13 +24,14 @@ from tokenreel.tools.replay.keep import (
     keep,
     write_scenario,
 )
-from tokenreel.tools.replay.keep_cut import CannotCut, cut
-from tokenreel.tools.replay.lifting import scenario_of
-from tokenreel.tools.replay.redact import CannotRedact, redact
-from tokenreel.tools.replay.seek import PLACE_HELP, seek
-from tokenreel.tools.replay.show_range import Range
-from tokenreel.tools.replay.shrink import anything, look_for, shrink
-from tokenreel.tools.replay.trial import OutOfTime
+from tokenreel.tools.replay.reading.events import recorded_events
+from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
+from tokenreel.tools.replay.reading.seek import PLACE_HELP, seek
+from tokenreel.tools.replay.redact.redact import CannotRedact, redact
+from tokenreel.tools.replay.show.ranges import Range
+from tokenreel.tools.replay.shrink.lifting import scenario_of
+from tokenreel.tools.replay.shrink.shrink import anything, look_for, shrink
+from tokenreel.tools.replay.shrink.trial import OutOfTime
 
 DEFAULT_INTO = Path("tests/replays")
 SHRINK_SECONDS = 60.0

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterator
 
 from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.entries import Entry, entries
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.journal import add_journal_argument
-from tokenreel.tools.replay.request_name import FORMS, parse_request_name
-from tokenreel.tools.replay.roster import Roster
-from tokenreel.tools.replay.seek import PLACE_HELP, seek
-from tokenreel.tools.replay.show import EFFECTS_LEGEND, HEADING, LEGEND, as_json, lines
-from tokenreel.tools.replay.show_filter import Filter, parse_steps, parse_types
-from tokenreel.tools.replay.show_range import Range
-from tokenreel.tools.replay.stream import RunStream
+from tokenreel.tools.replay.reading.entries import Entry, entries
+from tokenreel.tools.replay.reading.journal import add_journal_argument
+from tokenreel.tools.replay.reading.request_name import FORMS, parse_request_name
+from tokenreel.tools.replay.reading.roster import Roster
+from tokenreel.tools.replay.reading.seek import PLACE_HELP, seek
+from tokenreel.tools.replay.reading.stream import RunStream
+from tokenreel.tools.replay.show.filters import Filter, parse_steps, parse_types
+from tokenreel.tools.replay.show.ranges import Range
+from tokenreel.tools.replay.show.show import EFFECTS_LEGEND, HEADING, LEGEND, as_json, lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

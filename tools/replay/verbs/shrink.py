@@ -15,16 +15,16 @@ from typing import Any
 from tokenreel.messages.ids import RequestKey
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
-from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
-from tokenreel.tools.replay.lifting import scenario_of
 from tokenreel.tools.replay.other_core import OtherCore
-from tokenreel.tools.replay.pytest_file import MARK, name_of_test, pytest_file
-from tokenreel.tools.replay.recording_values import Recording
-from tokenreel.tools.replay.request_name import show_key
-from tokenreel.tools.replay.shrink import Found, Shrunk, anything, look_for, shrink
-from tokenreel.tools.replay.symptom_divergence import Diverges
-from tokenreel.tools.replay.symptom_predicate import Predicate, PredicateFault
-from tokenreel.tools.replay.symptoms import (
+from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
+from tokenreel.tools.replay.reading.request_name import show_key
+from tokenreel.tools.replay.recording.values import Recording
+from tokenreel.tools.replay.shrink.lifting import scenario_of
+from tokenreel.tools.replay.shrink.pytest_file import MARK, name_of_test, pytest_file
+from tokenreel.tools.replay.shrink.shrink import Found, Shrunk, anything, look_for, shrink
+from tokenreel.tools.replay.shrink.symptom_divergence import Diverges
+from tokenreel.tools.replay.shrink.symptom_predicate import Predicate, PredicateFault
+from tokenreel.tools.replay.shrink.symptoms import (
     DEFAULT_STARVED_STEPS,
     Leaks,
     Raises,
@@ -32,7 +32,7 @@ from tokenreel.tools.replay.symptoms import (
     Starves,
     Violates,
 )
-from tokenreel.tools.replay.trial import OutOfTime, Symptom
+from tokenreel.tools.replay.shrink.trial import OutOfTime, Symptom
 from tokenreel.tools.replay.under_test import NoPackage, run_child
 
 DEFAULT_SECONDS = 60.0

@@ -3,8 +3,8 @@
 import argparse
 
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.index import open_index
-from tokenreel.tools.replay.journal import add_journal_argument
+from tokenreel.tools.replay.index.index import open_index
+from tokenreel.tools.replay.reading.journal import add_journal_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tokenreel.tools.replay.stats import statistics_of
-    from tokenreel.tools.replay.stats_report import as_json, as_text
+    from tokenreel.tools.replay.stats.report import as_json, as_text
+    from tokenreel.tools.replay.stats.stats import statistics_of
 
     found = statistics_of(open_index(options.journal, code=options.code))
     print((as_json if options.json else as_text)(found))

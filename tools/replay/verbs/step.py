@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 from tokenreel.tools.replay.core_code import installed_core
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.index import open_index
-from tokenreel.tools.replay.journal import add_journal_argument
-from tokenreel.tools.replay.request_name import FORMS, RequestName, parse_request_name
-from tokenreel.tools.replay.step_json import as_json
-from tokenreel.tools.replay.step_portrait import as_portrait
-from tokenreel.tools.replay.step_state import sequences_of, state_at
-from tokenreel.tools.replay.step_text import as_text
+from tokenreel.tools.replay.index.index import open_index
+from tokenreel.tools.replay.reading.journal import add_journal_argument
+from tokenreel.tools.replay.reading.request_name import FORMS, RequestName, parse_request_name
+from tokenreel.tools.replay.step.json_form import as_json
+from tokenreel.tools.replay.step.portrait import as_portrait
+from tokenreel.tools.replay.step.state import sequences_of, state_at
+from tokenreel.tools.replay.step.text import as_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tokenreel.messages.journal import JournalDamaged
-from tokenreel.tools.replay.blame import Replay, cause_of, replay_in_child
-from tokenreel.tools.replay.bounds import range_of
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.core_code import installed_core
 from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
-from tokenreel.tools.replay.journal import Journal, add_journal_argument, open_journal
 from tokenreel.tools.replay.progress import Progress
-from tokenreel.tools.replay.report import as_json, as_text, failure_as_json
-from tokenreel.tools.replay.seek import PLACE_HELP, Place, seek
+from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
+from tokenreel.tools.replay.reading.seek import PLACE_HELP, Place, seek
 from tokenreel.tools.replay.under_test import MODULE, NoPackage, package_in, run_child
-from tokenreel.tools.replay.verify import Range, Verdict, verify
+from tokenreel.tools.replay.verify.blame import Replay, cause_of, replay_in_child
+from tokenreel.tools.replay.verify.bounds import range_of
+from tokenreel.tools.replay.verify.report import as_json, as_text, failure_as_json
+from tokenreel.tools.replay.verify.verify import Range, Verdict, verify
 
 MAX_JOBS = 256
 DEFAULT_MAX_DIVERGENCES = 20

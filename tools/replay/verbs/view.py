@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenreel.tools.replay.core_code import installed_core
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.journal import add_journal_argument
+from tokenreel.tools.replay.reading.journal import add_journal_argument
 
 if TYPE_CHECKING:
     import socket

@@ -9,11 +9,12 @@ from pathlib import Path
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.fit import NoSteps
-from tokenreel.tools.replay.journal import add_journal_argument, open_journal
-from tokenreel.tools.replay.plot import CannotDraw, draw
-from tokenreel.tools.replay.recording import lift
-from tokenreel.tools.replay.variants import (
+from tokenreel.tools.replay.reading.journal import add_journal_argument, open_journal
+from tokenreel.tools.replay.recording.recording import lift
+from tokenreel.tools.replay.what_if.fit import NoSteps
+from tokenreel.tools.replay.what_if.plot import CannotDraw, draw
+from tokenreel.tools.replay.what_if.text import as_text
+from tokenreel.tools.replay.what_if.variants import (
     MAX_VARIANTS,
     SETTINGS,
     Variant,
@@ -22,8 +23,7 @@ from tokenreel.tools.replay.variants import (
     name_of_settings,
     parse_variant,
 )
-from tokenreel.tools.replay.what_if import NothingToAsk, as_builtins, what_if
-from tokenreel.tools.replay.what_if_text import as_text
+from tokenreel.tools.replay.what_if.what_if import NothingToAsk, as_builtins, what_if
 
 SHORTCUTS = {"policy": "scheduling_policy", "blocks": "num_blocks", "depth": "pipeline_depth"}
 

@@ -3,11 +3,11 @@
 import argparse
 
 from tokenreel.tools.replay.exit_codes import EXIT_OK
-from tokenreel.tools.replay.index import open_index
-from tokenreel.tools.replay.journal import add_journal_argument
-from tokenreel.tools.replay.request_name import FORMS, parse_request_name
-from tokenreel.tools.replay.why import life_of
-from tokenreel.tools.replay.why_report import as_json, as_text
+from tokenreel.tools.replay.index.index import open_index
+from tokenreel.tools.replay.reading.journal import add_journal_argument
+from tokenreel.tools.replay.reading.request_name import FORMS, parse_request_name
+from tokenreel.tools.replay.why.report import as_json, as_text
+from tokenreel.tools.replay.why.why import life_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.codec import Effect
-from tokenreel.tools.replay.difference import first_difference
-from tokenreel.tools.replay.events import RecordedEvent, recorded_events
-from tokenreel.tools.replay.index import Index
-from tokenreel.tools.replay.replica import DivergedAt
+from tokenreel.tools.replay.index.index import Index
+from tokenreel.tools.replay.index.replica import DivergedAt
+from tokenreel.tools.replay.reading.events import RecordedEvent, recorded_events
+from tokenreel.tools.replay.verify.difference import first_difference
 
 MAX_SHOWN_CHARACTERS = 400
 

@@ -11,9 +11,9 @@ from tokenreel.messages.journal import META
 from tokenreel.messages.journal_meta import Meta, decode_meta
 from tokenreel.messages.steps import StepScheduled
 from tokenreel.tools.replay.core_code import CoreCode
-from tokenreel.tools.replay.events import RecordedEvent
-from tokenreel.tools.replay.index import Index, open_index
-from tokenreel.tools.replay.journal import read_records
+from tokenreel.tools.replay.index.index import Index, open_index
+from tokenreel.tools.replay.reading.events import RecordedEvent
+from tokenreel.tools.replay.reading.journal import read_records
 from tokenreel.tools.replay.view.divergences import (
     apply_again,
     divergences_of,

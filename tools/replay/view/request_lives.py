@@ -11,10 +11,10 @@ from tokenreel.messages.requests import AdmitRequest
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import SequencePreempted, StepScheduled
 from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.index import Index
-from tokenreel.tools.replay.index_tables import Requests
-from tokenreel.tools.replay.replica import ReplayDiverged
-from tokenreel.tools.replay.request_name import parse_request_name, show_key
+from tokenreel.tools.replay.index.index import Index
+from tokenreel.tools.replay.index.replica import ReplayDiverged
+from tokenreel.tools.replay.index.tables import Requests
+from tokenreel.tools.replay.reading.request_name import parse_request_name, show_key
 
 MAX_FOUND = 50
 MAX_EVENTS = 8000

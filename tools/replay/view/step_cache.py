@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenreel.messages.steps import StepBegan, StepScheduled
-from tokenreel.tools.replay.events import RecordedEvent
-from tokenreel.tools.replay.index import Index
-from tokenreel.tools.replay.replica import ReplayDiverged
-from tokenreel.tools.replay.walk import Walk
+from tokenreel.tools.replay.index.index import Index
+from tokenreel.tools.replay.index.replica import ReplayDiverged
+from tokenreel.tools.replay.index.walk import Walk
+from tokenreel.tools.replay.reading.events import RecordedEvent
 
 MAX_STATES = 512
 MAX_WALKS = 4

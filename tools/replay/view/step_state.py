@@ -18,8 +18,8 @@ from tokenreel.messages.steps import (
     StepScheduled,
     Unscheduled,
 )
-from tokenreel.tools.replay.index_collector import is_decode
-from tokenreel.tools.replay.request_name import show_key
+from tokenreel.tools.replay.index.collector import is_decode
+from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.view.block_map import block_map
 
 MAX_LISTED = 512

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenreel.tools.replay.index_tables import Steps
+from tokenreel.tools.replay.index.tables import Steps
 
 Column = npt.NDArray[np.int64]
 

@@ -14,8 +14,8 @@ from tokenreel.frontend.host_check import HostCheck
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.steps import StepBegan
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.events import recorded_events
-from tokenreel.tools.replay.journal import open_journal
+from tokenreel.tools.replay.reading.events import recorded_events
+from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.view.app import Api, make_app
 from tokenreel.tools.replay.view.recorded import Recorded
 from tokenreel.tools.replay.view.step_state import step_state

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tokenreel.frontend.host_check import HostCheck
-from tokenreel.tools.replay.journal import JournalMissing
+from tokenreel.tools.replay.reading.journal import JournalMissing
 from tokenreel.tools.replay.view.app import MAX_QUESTIONS, Api, make_app
 from tokenreel.tools.replay.view.assets import PAGE
 from tokenreel.tools.replay.view.recorded import Recorded

@@ -11,8 +11,8 @@ from capturing import CONFIG
 
 from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.ids import BlockId
-from tokenreel.tools.replay.events import recorded_events
-from tokenreel.tools.replay.journal import open_journal
+from tokenreel.tools.replay.reading.events import recorded_events
+from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.view import block_map as module
 from tokenreel.tools.replay.view.block_map import STATES, block_map
 

@@ -10,8 +10,8 @@ from capturing import CONFIG
 
 from tokenreel.messages.steps import SequencePreempted, StepScheduled
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.events import recorded_events
-from tokenreel.tools.replay.journal import open_journal
+from tokenreel.tools.replay.reading.events import recorded_events
+from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.view.recorded import NotRecorded, Recorded
 
 States = dict[int, dict[str, Any]]

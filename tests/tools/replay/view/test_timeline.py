@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreel.tools.replay.index_tables import Steps
+from tokenreel.tools.replay.index.tables import Steps
 from tokenreel.tools.replay.view.recorded import Recorded
 from tokenreel.tools.replay.view.timeline import bins_of, next_where
 

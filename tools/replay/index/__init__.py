@@ -1,0 +1,1 @@
+"""Seeking in a journal: tables of what happened, snapshots to start from, walks with the core."""

@@ -1,0 +1,1 @@
+"""Captured runs as tests."""

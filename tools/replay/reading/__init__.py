@@ -1,0 +1,1 @@
+"""What a journal holds, read and written; nothing is re-executed."""

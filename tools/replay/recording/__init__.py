@@ -1,0 +1,1 @@
+"""A captured run as a value: what clients asked, what came out, what each step took."""

@@ -1,0 +1,1 @@
+"""A journal that strangers may see."""

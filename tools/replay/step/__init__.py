@@ -1,0 +1,1 @@
+"""What the scheduler knew at one step."""

@@ -1,0 +1,1 @@
+"""The recorded clients under other settings, in simulated time."""
