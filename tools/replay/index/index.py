@@ -1,6 +1,6 @@
 """The index of a journal: any state of the core within a moment, and tables of what happened.
 
-Beside each segment lies a file with its part (`index_part`). Steps and requests are told as they
+Beside each segment lies a file with its part (`part`). Steps and requests are told as they
 were recorded; snapshots are of the core that is asked, and are made anew when its source changes.
 """
 

@@ -19,7 +19,7 @@ def range_of(
     journal: Journal, begin: Place | None, until: Place | None, code: CoreCode | None = None
 ) -> Range:
     """From the snapshot before `begin` on, up to and with the event at `until`. With `code`, it may
-    be one of the index (`index_start`). Raises UsageError if there is nothing between them, or if
+    be one of the index (`index.start`). Raises UsageError if there is nothing between them, or if
     the journal has no such step."""
     first, begin_seq = (0, 0) if begin is None else _find(journal, begin)
     end, until_seq = len(journal.segments), END
