@@ -62,16 +62,19 @@ def spend(
 
 
 def on_one_clock(shares: Iterable[Share], now_ns: int) -> bool:
-    """Makes the shares fit for `spend`: what is still open counts as computed until `now_ns`. False
-    if the worker's clock is not the core's: then all of a step, from composition to completion,
-    counts as computed."""
-    is_one = True
+    """Makes the shares, in the order of their steps, fit for `spend`: what is still open counts as
+    computed until `now_ns`, from when the worker was done with the step before. False if the
+    worker's clock is not the core's: then all of a step, from composition to completion, counts as
+    computed."""
+    is_one, idle_ns = True, 0
     for share in shares:
         if not share.completed_ns:
-            share.began_ns, share.ended_ns, share.completed_ns = share.composed_ns, now_ns, now_ns
+            share.began_ns = min(max(share.composed_ns, idle_ns), now_ns)
+            share.ended_ns = share.completed_ns = now_ns
         elif not share.composed_ns <= share.began_ns <= share.ended_ns <= share.completed_ns:
             is_one = False
             share.began_ns, share.ended_ns = share.composed_ns, share.completed_ns
+        idle_ns = share.ended_ns
     return is_one
 
 

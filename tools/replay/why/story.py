@@ -64,6 +64,8 @@ class Story:
         life = self.life
         finished_ns = life.finished_ns or now_ns
         self._stop_waiting(finished_ns)
+        for _, work in self._open.values():
+            work.to_ns = max(work.to_ns, finished_ns)
         life.has_one_clock = on_one_clock(self._shares, now_ns)
         to_ns = life.delivered_ns or now_ns
         life.spent = spend(life.arrived_ns, finished_ns, to_ns, self._shares, self._waits)

@@ -30,7 +30,7 @@ from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.events import recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.reading.request_name import RequestName, parse_request_name
-from tokenreel.tools.replay.why.life import Life, Wait
+from tokenreel.tools.replay.why.life import Life, Wait, Work
 from tokenreel.tools.replay.why.watch import Watch, Why
 from tokenreel.tools.replay.why.why import life_of
 
@@ -178,6 +178,9 @@ def test_an_aborted_request_is_told_to_its_end(timed: Path, lives: list[Life]) -
     assert aborted
     for life in aborted:
         assert life.aborted_ns <= life.finished_ns
+        for sequence in life.sequences:
+            work = [each for each in sequence.happenings if isinstance(each, Work)]
+            assert all(each.from_ns < each.to_ns for each in work)
 
 
 def test_a_request_that_goes_on_is_told_as_far_as_the_journal_goes(
