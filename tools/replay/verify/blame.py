@@ -22,6 +22,11 @@ SECOND_OPINION_TIMEOUT_S = 600
 RECORDS_BEHIND = 20_000
 """How far behind a divergence the replays under other hash seeds go on."""
 
+VERDICTS = ("equal", "diverged", "reproduced")
+"""Of the outcomes that `verify --json` tells; the others say why there is none."""
+NOWHERE = "nowhere"
+"""Where a replay diverged that did not."""
+
 Replay = Callable[[str], dict[str, Any] | None]
 """A replay under the given hash seed: what `verify --json` says; None if it came to no verdict."""
 
@@ -43,9 +48,10 @@ def cause_of(verdict: Verdict, replay: Replay | None) -> Cause:
         return Cause(CONFIGURATION, f"it has fields unknown to this code ({', '.join(unknown)})")
     has_changed = (meta.source_hash, meta.logic_version) != (code.source_hash, code.logic_version)
     places = [] if replay is None else [_place(replay(seed)) for seed in HASH_SEEDS]
-    if None not in places and len(set(places)) > 1:
+    if None not in places and (len(set(places)) > 1 or NOWHERE in places):
         also = "; its source has changed since, too" if has_changed else ""
-        return Cause(NONDETERMINISM, f"replays under other hash seeds differ from each other{also}")
+        whom = "each other" if len(set(places)) > 1 else "this one, and decide as recorded"
+        return Cause(NONDETERMINISM, f"replays under other hash seeds differ from {whom}{also}")
     if has_changed:
         return Cause(CODE_CHANGE, _change(verdict))
     return _unchanged(verdict, places)
@@ -82,9 +88,10 @@ def replay_in_child(
 
 def _place(report: dict[str, Any] | None) -> str | None:
     """Where and how a replay diverged, as text to compare; None if it came to no verdict."""
-    if report is None or "divergence" not in report:
+    if report is None or report.get("outcome") not in VERDICTS:
         return None
-    return json.dumps(report["divergence"], sort_keys=True)
+    divergence = report.get("divergence")
+    return NOWHERE if divergence is None else json.dumps(divergence, sort_keys=True)
 
 
 def _change(verdict: Verdict) -> str:

@@ -1,5 +1,6 @@
 """A difference is blamed on what explains it, in the order of what is cheapest to know."""
 
+import json
 import platform
 import re
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tokenreel.messages.journal import JournalDamaged
 from tokenreel.messages.journal_meta import Meta
 from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.verify.blame import (
@@ -18,7 +20,14 @@ from tokenreel.tools.replay.verify.blame import (
     cause_of,
 )
 from tokenreel.tools.replay.verify.divergence import Aftermath, Divergence
+from tokenreel.tools.replay.verify.report import failure_as_json
 from tokenreel.tools.replay.verify.verify import Range, Totals, Verdict
+
+EQUAL: dict[str, Any] = {"outcome": "equal", "divergence": None}
+
+
+def diverged_at(seq: int) -> dict[str, Any]:
+    return {"outcome": "diverged", "divergence": {"seq": seq}}
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -64,11 +73,11 @@ def test_what_is_known_without_another_replay(
 
 def test_replays_that_differ_under_hash_seeds_are_nondeterminism() -> None:
     reports: dict[str, dict[str, Any]] = {
-        "1": {"divergence": {"seq": 5}},
-        "2": {"divergence": {"seq": 9}},
+        "1": diverged_at(5),
+        "2": diverged_at(9),
     }
     assert cause_of(verdict(), reports.get).kind == NONDETERMINISM
-    reports["2"] = {"divergence": None}
+    reports["2"] = EQUAL
     assert cause_of(verdict(), reports.get).kind == NONDETERMINISM
     changed = cause_of(verdict(source_hash=b"other"), reports.get)
     assert changed.kind == NONDETERMINISM and "source has changed since, too" in changed.detail
@@ -77,15 +86,28 @@ def test_replays_that_differ_under_hash_seeds_are_nondeterminism() -> None:
     assert agreeing.kind == UNKNOWN and "agree with each other" in agreeing.detail
 
 
+def test_replays_that_decide_as_recorded_under_other_hash_seeds_are_nondeterminism() -> None:
+    cause = cause_of(verdict(source_hash=b"other"), lambda seed: EQUAL)
+    assert cause.kind == NONDETERMINISM and "decide as recorded" in cause.detail
+
+
 def test_another_python_is_named_where_nothing_else_explains_it() -> None:
-    report = {"divergence": {"seq": 5}}
-    cause = cause_of(verdict(python="3.9.1"), lambda seed: report)
+    cause = cause_of(verdict(python="3.9.1"), lambda seed: diverged_at(5))
     assert cause.kind == UNKNOWN and "recorded under Python 3.9.1" in cause.detail
 
 
-@pytest.mark.parametrize("report", [None, {"outcome": "fault"}])
+@pytest.mark.parametrize(
+    "report",
+    [
+        None,
+        json.loads(failure_as_json(RuntimeError("out of order"))),
+        json.loads(failure_as_json(JournalDamaged("engine-1-0.tkr", 7, "bad"))),
+    ],
+)
 def test_a_replay_without_a_verdict_leaves_the_question_open(report: dict[str, Any] | None) -> None:
     assert "did not finish" in cause_of(verdict(), lambda seed: report).detail
+    reports = {"1": report, "2": diverged_at(5)}
+    assert cause_of(verdict(), reports.get).kind == UNKNOWN
 
 
 @pytest.mark.parametrize(
