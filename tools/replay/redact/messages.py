@@ -139,12 +139,9 @@ class Redaction:
             redacted(failure, message=REDACTED_TEXT if failure.message else "")
             for failure in event.failures
         ]
+        began_ns, ended_ns = self._clock.at_worker(event.began_ns, event.ended_ns)
         return redacted(
-            event,
-            outputs=outputs,
-            failures=failures,
-            began_ns=self._clock.at(event.began_ns),
-            ended_ns=self._clock.at(event.ended_ns),
+            event, outputs=outputs, failures=failures, began_ns=began_ns, ended_ns=ended_ns
         )
 
     def _outputs(

@@ -207,7 +207,7 @@ class _Twins:
     def _take_input(self, record: Record, segment: str) -> None:
         event: CoreEvent = decode_record(record, segment)  # type: ignore[assignment]
         original, redacted_core = self._cores()
-        self._clock.tick()
+        self._clock.tick(record.t_ns)
         effects, failure = _apply(original, event)
         try:
             rewritten = self._redaction.event(event, effects)
