@@ -4,7 +4,7 @@ Nothing here computes: questions go to `Recorded` on one thread, at most MAX_QUE
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -50,7 +50,7 @@ def make_app(api: "Api", host_check: HostCheck) -> ASGIApp:
     routes = [
         Route("/api/run", api.answering(api.run)),
         Route("/api/steps", api.answering(api.steps)),
-        Route("/api/step/{step:int}", api.answering(api.step)),
+        Route("/api/step/{step}", api.answering(api.step)),
         Route("/api/requests", api.answering(api.requests)),
         Route("/api/request/{request_id:path}", api.answering(api.request)),
         Route("/api/next", api.answering(api.next)),
@@ -124,14 +124,15 @@ class Api:
         return self._recorded.run()
 
     def steps(self, request: Request) -> Any:
-        first, last = _number(request, "from"), _number(request, "until")
-        num_bins = _number(request, "bins")
+        asked = request.query_params
+        first, last = _number(asked, "from"), _number(asked, "until")
+        num_bins = _number(asked, "bins")
         if first > last or not 1 <= num_bins <= MAX_BINS:
             raise ApiError(400, f"from <= until, and 1 to {MAX_BINS} bins", code="bad_range")
         return self._recorded.bins(first, last, num_bins)
 
     def step(self, request: Request) -> Any:
-        return self._recorded.step(min(request.path_params["step"], MAX_NUMBER))
+        return self._recorded.step(_number(request.path_params, "step"))
 
     def requests(self, request: Request) -> Any:
         query = request.query_params.get("query", "")
@@ -150,7 +151,8 @@ class Api:
             kinds = ", ".join(KINDS)
             message = f"kind is one of {kinds}; direction is next or previous"
             raise ApiError(400, message, code="bad_kind")
-        return self._recorded.next_step(kind, _number(request, "step"), direction == "next")
+        step = _number(request.query_params, "step")
+        return self._recorded.next_step(kind, step, direction == "next")
 
     def _look(self) -> float | None:
         """Seconds until the next look; None if there will be nothing new."""
@@ -179,8 +181,8 @@ class Api:
         return found if isinstance(found, bytes) else msgspec.json.encode(found)
 
 
-def _number(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "")
+def _number(asked: Mapping[str, str], name: str) -> int:
+    text = asked.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise ApiError(400, f"{name} is a whole number of at most 19 digits", code="bad_number")
     return min(int(text), MAX_NUMBER)
