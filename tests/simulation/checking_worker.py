@@ -1,8 +1,8 @@
-"""A worker that computes nothing and notices everything (`actors.core.scripted_worker`). A sampled
+"""A worker that computes nothing and notices everything (`tools.replay.playing`). A sampled
 token is a function of (seed, output index)."""
 
-from tokenreel.actors.core import scripted_worker
 from tokenreel.actors.core.config import CoreConfig
+from tokenreel.tools.replay.playing import scripted_worker
 
 
 def output_token(seed: int, output_index: int, vocab_size: int) -> int:

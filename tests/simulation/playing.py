@@ -6,10 +6,10 @@ from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.invariants import check, check_quiet, check_step
 from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest, Transcript
-from tokenreel.actors.core.write_watch import WriteWatch
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.sampling import FinishReason, derive_seed
 from tokenreel.messages.steps import StepScheduled
+from tokenreel.tools.replay.playing.write_watch import WriteWatch
 
 VOCAB_SIZE = 1000
 

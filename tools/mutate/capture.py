@@ -8,7 +8,6 @@ import msgspec
 from tokenreel.actors.core.config import LOGIC_VERSION
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.scenario import Player, Scenario, admit_of
-from tokenreel.actors.core.scripted_worker import ScriptedWorker
 from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.ids import RequestKey, StepId
@@ -16,6 +15,7 @@ from tokenreel.messages.outputs import OutputDelivered, StopStringMatched
 from tokenreel.messages.requests import AbortRequest
 from tokenreel.messages.steps import SampledTokens, StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.mutate.scenarios import SCENARIOS
+from tokenreel.tools.replay.playing.scripted_worker import ScriptedWorker
 from tokenreel.tools.replay.reading.writing import Capture, RunWriter
 
 EVENTS_PER_SEGMENT = 150

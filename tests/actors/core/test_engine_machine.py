@@ -20,7 +20,6 @@ from playing import VOCAB_SIZE, limits
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.invariants import check, check_quiet, check_step
-from tokenreel.actors.core.write_watch import WriteWatch
 from tokenreel.messages.block_hash import chain
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.ids import BlockHash, RequestKey, SeqId
@@ -51,6 +50,7 @@ from tokenreel.messages.steps import (
     StepCompleted,
     StepScheduled,
 )
+from tokenreel.tools.replay.playing.write_watch import WriteWatch
 
 STOP_TOKEN = 0
 ROOT = BlockHash(b"machine's root!!")

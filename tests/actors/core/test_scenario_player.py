@@ -3,9 +3,7 @@
 import pytest
 from playing import limits
 
-from tokenreel.actors.core.block_pool import InvariantViolated
 from tokenreel.actors.core.engine import Engine
-from tokenreel.actors.core.fairness import Fairness
 from tokenreel.actors.core.scenario import (
     STOP_TOKEN,
     Player,
@@ -15,12 +13,12 @@ from tokenreel.actors.core.scenario import (
     Transcript,
     prompt_of,
 )
-from tokenreel.actors.core.scripted_worker import CheckingWorker, ScriptedWorker, sample_of
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.ids import StepId
 from tokenreel.messages.requests import AbortRequest, AdmitRequest
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepScheduled
+from tokenreel.tools.replay.playing.scripted_worker import CheckingWorker, ScriptedWorker, sample_of
 
 
 def request(num_prompt_tokens: int, max_tokens: int, **more: object) -> ScenarioRequest:
@@ -135,39 +133,3 @@ def test_a_run_that_goes_on_for_ever_is_ended_by_its_bound() -> None:
     scenario = Scenario(config=limits(), requests=(request(5, 40),), max_turns=10)
     with pytest.raises(Stalled, match="not over after 10 turns"):
         Player(scenario, ScriptedWorker(scenario)).play()
-
-
-@pytest.mark.parametrize("policy", ["fcfs", "priority"])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_sound_core_passes_nobody_over_without_a_reason(policy: str, depth: int) -> None:
-    """Under preemption, priorities, siblings and aborts."""
-    requests = tuple(
-        request(
-            3 + 5 * number % 31,
-            4 + 7 * number % 25,
-            arrival=number // 3,
-            priority=number % 3,
-            n=1 + (number % 7 == 0),
-            abort_after=3 if number % 5 == 4 else None,
-        )
-        for number in range(60)
-    )
-    config = limits(scheduling_policy=policy, pipeline_depth=depth)
-    scenario = Scenario(config=config, requests=requests)
-    fairness = Fairness(scenario, max_steps=1)
-    transcript = Player(scenario, ScriptedWorker(scenario), fairness).play()
-    assert transcript.num_preemptions > 0
-
-
-def test_the_checking_worker_tells_whose_kv_is_wrong() -> None:
-    scenario = Scenario(config=limits(), requests=(request(5, 4), request(5, 4)))
-    worker = CheckingWorker(scenario.config, sample_of(scenario))
-
-    def swap_blocks(engine: Engine, event: CoreEvent, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, StepScheduled) and effect.step_id == 1:
-                one, two = effect.scheduled
-                two.new_block_ids[:] = one.new_block_ids
-
-    with pytest.raises(InvariantViolated, match="holds somebody else's KV"):
-        Player(scenario, worker, swap_blocks).play()

@@ -17,19 +17,20 @@ MAX_COLUMNS = 100
 MARK = "Shrunk by `engine-replay shrink`"
 
 _CORE = "tokenreel.actors.core"
+_PLAYING = "tokenreel.tools.replay.playing"
 _MODULE_OF = {
     "CoreConfig": f"{_CORE}.config",
-    "Fairness": f"{_CORE}.fairness",
+    "Fairness": f"{_PLAYING}.fairness",
     "check": f"{_CORE}.invariants",
     "check_quiet": f"{_CORE}.invariants",
     "check_step": f"{_CORE}.invariants",
     "Player": f"{_CORE}.scenario",
     "Scenario": f"{_CORE}.scenario",
     "ScenarioRequest": f"{_CORE}.scenario",
-    "CheckingWorker": f"{_CORE}.scripted_worker",
-    "ScriptedWorker": f"{_CORE}.scripted_worker",
-    "sample_of": f"{_CORE}.scripted_worker",
-    "WriteWatch": f"{_CORE}.write_watch",
+    "CheckingWorker": f"{_PLAYING}.scripted_worker",
+    "ScriptedWorker": f"{_PLAYING}.scripted_worker",
+    "sample_of": f"{_PLAYING}.scripted_worker",
+    "WriteWatch": f"{_PLAYING}.write_watch",
     "Predicate": "tokenreel.tools.replay.shrink.symptom_predicate",
     "try_out": "tokenreel.tools.replay.shrink.trial",
 }

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from tokenreel.actors.core.block_pool import InvariantViolated
 from tokenreel.actors.core.engine import Engine
-from tokenreel.actors.core.fairness import Fairness
 from tokenreel.actors.core.invariants import check, check_quiet, check_step
 from tokenreel.actors.core.scenario import Scenario, Stalled, Worker
-from tokenreel.actors.core.scripted_worker import CheckingWorker, ScriptedWorker, sample_of
-from tokenreel.actors.core.write_watch import WriteWatch
 from tokenreel.messages.codec import CoreEvent, Effect
+from tokenreel.tools.replay.playing.fairness import Fairness
+from tokenreel.tools.replay.playing.scripted_worker import CheckingWorker, ScriptedWorker, sample_of
+from tokenreel.tools.replay.playing.write_watch import WriteWatch
 from tokenreel.tools.replay.shrink.trial import Played, Symptom, Watch, WorkerRefused
 
 DEFAULT_STARVED_STEPS = 8
@@ -112,7 +112,7 @@ class _Starving(Plain):
 
 
 class Violates(Plain):
-    """`invariant[:TEXT]`: a rule of `actors.core.invariants` or `write_watch` is broken, or (with
+    """`invariant[:TEXT]`: a rule of `actors.core.invariants` or of `WriteWatch` is broken, or (with
     `checks_kv`) the checking worker finds somebody else's KV; the complaint has TEXT in it."""
 
     def __init__(self, text: str = "", checks_kv: bool = True) -> None:

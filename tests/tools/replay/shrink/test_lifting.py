@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.scenario import Player, Scenario, ScenarioRequest
-from tokenreel.actors.core.scripted_worker import ScriptedWorker
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.steps import StepScheduled
+from tokenreel.tools.replay.playing.scripted_worker import ScriptedWorker
 from tokenreel.tools.replay.reading.events import recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.shrink.lifting import max_turns_of, scenario_of

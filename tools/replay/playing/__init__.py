@@ -1,0 +1,1 @@
+"""Scenarios played before eyes that see more than the core: who answers its steps, who objects."""
