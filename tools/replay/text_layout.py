@@ -62,7 +62,7 @@ def ranges(numbers: Iterable[int]) -> str:
 def some(names: Sequence[str], max_names: int) -> str:
     """The first names; those beyond are counted."""
     more = len(names) - max_names
-    return " ".join(names[:max_names]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(names[:max_names]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def count(number: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from tokenreel.messages.codec import CoreEvent, Effect
-from tokenreel.messages.ids import BlockId, SeqId
+from tokenreel.messages.ids import SeqId
 from tokenreel.messages.journal import CORE_FAILED, META, RUN_ENDED, SNAPSHOT
 from tokenreel.messages.journal_meta import MalformedRecord, decode_core_failed, decode_meta
 from tokenreel.messages.outputs import (
@@ -33,6 +33,8 @@ from tokenreel.messages.steps import (
 from tokenreel.tools.replay.reading.entries import Entry, Mark
 from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.reading.roster import Roster
+from tokenreel.tools.replay.reasons import cause, lack_of_blocks
+from tokenreel.tools.replay.text_layout import count, ranges, some
 
 MAX_TOLD_APART = 2
 """Of so many sequences in a step each has its own words; more are counted."""
@@ -111,7 +113,7 @@ def what(entry: Entry, roster: Roster) -> str:
         case StepCompleted() as event:
             parts = [_completed_text(event)]
         case StopStringMatched(num_output_tokens=num_outputs):
-            parts = [f"a stop string after {_count(num_outputs, 'token')}"]
+            parts = [f"a stop string after {count(num_outputs, 'token')}"]
             parts += [] if entry.effects else ["too late to change anything"]
         case OutputDelivered():
             parts = ["the last text has left"]
@@ -155,7 +157,7 @@ def _folded(effect: Effect, entry: "Entry", roster: Roster) -> str:
             return ", ".join(tokens)
         case TokensEmitted(sequences=sequences):
             first = [roster.name(one.seq_id) for one in sequences if not one.first_output_index]
-            return f"first of {_some(first)}" if first else ""
+            return f"first of {some(first, MAX_TOLD_APART)}" if first else ""
         case SequenceFinished(seq_id=seq_id):
             return f"{roster.name(seq_id)} {_end_text(effect)}"
     return ""
@@ -178,8 +180,8 @@ def _mark_text(mark: Mark) -> str:
     except MalformedRecord as error:
         return str(error)
     if mark.kind == SNAPSHOT:
-        return f"the core's whole state, {_count(len(mark.payload), 'byte')}"
-    return "the run ended tidily" if mark.kind == RUN_ENDED else _count(len(mark.payload), "byte")
+        return f"the core's whole state, {count(len(mark.payload), 'byte')}"
+    return "the run ended tidily" if mark.kind == RUN_ENDED else count(len(mark.payload), "byte")
 
 
 def _admit_text(event: AdmitRequest) -> str:
@@ -189,7 +191,7 @@ def _admit_text(event: AdmitRequest) -> str:
     if event.priority:
         parts.append(f"priority {event.priority}")
     if event.text.stop:
-        parts.append(_count(len(event.text.stop), "stop string"))
+        parts.append(count(len(event.text.stop), "stop string"))
     return ", ".join(parts)
 
 
@@ -242,7 +244,8 @@ def _share_text(
     if added is not None and added.block_ids:
         text += f", {len(added.block_ids) * roster.block_size:,} cached"
     if share.new_block_ids:
-        text += f", +{_blocks(share.new_block_ids)}"
+        new = share.new_block_ids
+        text += f", +{count(len(new), 'block')} ({ranges(new)})"
     return text
 
 
@@ -258,14 +261,10 @@ def _state_text(step: StepDecided) -> str:
 def _passed_over_text(step: StepDecided, roster: Roster) -> str:
     if step.unscheduled is Unscheduled.NOTHING:
         return ""
-    reasons = {
-        Unscheduled.BLOCKS: f"waits for blocks (needs {step.num_blocks_needed:,})",
-        Unscheduled.TOKEN_BUDGET: "waits: the token budget is used up",
-        Unscheduled.MAX_NUM_SEQS: "waits: max_num_seqs are running",
-        Unscheduled.OPEN_STEPS: "waits for its own open steps",
-    }
-    reason = reasons.get(step.unscheduled, f"passed over: {step.unscheduled}")
-    return f"; {roster.name(step.seq_id)} {reason}"
+    is_for_blocks = step.unscheduled is Unscheduled.BLOCKS
+    needed = step.num_blocks_needed
+    why = lack_of_blocks((needed, needed)) if is_for_blocks else cause(step.unscheduled)
+    return f"; {roster.name(step.seq_id)} waits: {why}"
 
 
 def _preempted_texts(effects: list[SequencePreempted], roster: Roster) -> list[str]:
@@ -276,8 +275,8 @@ def _preempted_texts(effects: list[SequencePreempted], roster: Roster) -> list[s
     texts = []
     for seq_id, group in by_beneficiary.items():
         num_tokens = sum(effect.num_computed_tokens for effect in group)
-        names = _some([roster.name(effect.seq_id) for effect in group])
-        text = f"preempts {names} ({_count(num_tokens, 'token')})"
+        names = some([roster.name(effect.seq_id) for effect in group], MAX_TOLD_APART)
+        text = f"preempts {names} ({count(num_tokens, 'token')})"
         # Who is last itself gives way to nobody in particular.
         texts.append(text if group[0].seq_id == seq_id else f"{text} for {roster.name(seq_id)}")
     return texts
@@ -285,7 +284,7 @@ def _preempted_texts(effects: list[SequencePreempted], roster: Roster) -> list[s
 
 def _completed_text(event: StepCompleted) -> str:
     num_tokens = sum(len(output.token_ids) for output in event.outputs)
-    text = f"{_count(num_tokens, 'token')} in {(event.ended_ns - event.began_ns) / 1e6:,.3f} ms"
+    text = f"{count(num_tokens, 'token')} in {(event.ended_ns - event.began_ns) / 1e6:,.3f} ms"
     return text + (f", {len(event.failures)} FAILED" if event.failures else "")
 
 
@@ -300,25 +299,3 @@ def _tokens_text(tokens: SequenceTokens, roster: Roster) -> str:
 
 def _end_text(effect: SequenceFinished) -> str:
     return f"ends: {effect.reason.name.lower()} after {effect.num_output_tokens:,}"
-
-
-def _blocks(block_ids: list[BlockId]) -> str:
-    """`3 blocks (7-8 12)`."""
-    runs: list[list[int]] = []
-    for block in block_ids:
-        if runs and block == runs[-1][1] + 1:
-            runs[-1][1] = block
-        else:
-            runs.append([block, block])
-    spans = " ".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)
-    return f"{_count(len(block_ids), 'block')} ({spans})"
-
-
-def _some(names: list[str]) -> str:
-    told = ", ".join(names[:MAX_TOLD_APART])
-    more = len(names) - MAX_TOLD_APART
-    return f"{told} and {more} more" if more > 0 else told
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

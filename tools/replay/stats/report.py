@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from tokenreel.tools.replay.stats.stats import Bin, Spread, Statistics
+from tokenreel.tools.replay.text_layout import count
 
 BAR_WIDTH = 40
 LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "pipeline_depth")
@@ -35,8 +36,8 @@ def _run_lines(found: Statistics) -> list[str]:
         f"run {found.run_id}, {moment:%Y-%m-%d %H:%M:%S} UTC, tokenreel {found.version}",
         _row(
             "journal",
-            f"{found.span_ns / 1e9:,.3f} s, {_count(found.num_events, 'event')}, "
-            f"{_count(found.num_records, 'record')} in {_count(found.num_segments, 'segment')}"
+            f"{found.span_ns / 1e9:,.3f} s, {count(found.num_events, 'event')}, "
+            f"{count(found.num_records, 'record')} in {count(found.num_segments, 'segment')}"
             + ("" if found.has_ended else ", not ended"),
         ),
         _row(
@@ -56,17 +57,17 @@ def _request_lines(found: Statistics) -> list[str]:
         (found.num_rejected, "rejected"),
         (found.num_in_flight, "in flight at the end"),
     ]
-    told = ", ".join(f"{count:,} {name}" for count, name in outcomes if count)
+    told = ", ".join(f"{num:,} {name}" for num, name in outcomes if num)
     if found.num_carried:
         told += f"; {found.num_carried:,} from before the journal"
-    reasons = ", ".join(f"{count:,} {name}" for name, count in found.finish_reasons.items())
+    reasons = ", ".join(f"{num:,} {name}" for name, num in found.finish_reasons.items())
     span_s = found.span_ns / 1e9 or 1.0
     lines = [
         _row("requests", f"{found.num_requests:,}: {told}" if told else "none"),
         _row("sequences", f"{found.num_sequences:,}: {reasons}" if reasons else "none"),
     ]
     if found.rejections:
-        statuses = ", ".join(f"{count:,} x {status}" for status, count in found.rejections.items())
+        statuses = ", ".join(f"{num:,} x {status}" for status, num in found.rejections.items())
         lines.append(_row("rejections", statuses))
     return [
         *lines,
@@ -101,11 +102,9 @@ def _latency_lines(found: Statistics) -> list[str]:
 
 
 def _step_lines(found: Statistics) -> list[str]:
-    passed_over = [
-        f"{count:,} x {name.replace('_', ' ')}" for name, count in found.passed_over.items()
-    ]
+    passed_over = [f"{num:,} x {name.replace('_', ' ')}" for name, num in found.passed_over.items()]
     return [
-        f"{_count(found.num_steps, 'step'):<24}" + _heads(),
+        f"{count(found.num_steps, 'step'):<24}" + _heads(),
         f"  {'duration/ms':<22}" + _spread(found.step_duration, 1e6, 3),
         f"  {'sequences':<22}" + _spread(found.batch_size, 1, 1),
         f"  {'tokens':<22}" + _spread(found.step_tokens, 1, 1),
@@ -153,7 +152,3 @@ def _row(name: str, text: str) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

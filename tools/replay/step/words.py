@@ -4,6 +4,7 @@ from tokenreel.actors.core.sequence import Sequence
 from tokenreel.messages.ids import SeqId
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import ScheduledSequence, Unscheduled
+from tokenreel.tools.replay.reasons import cause, lack_of_blocks
 from tokenreel.tools.replay.step.state import StepState
 from tokenreel.tools.replay.text_layout import count
 from tokenreel.tools.replay.why.watch import PassedOver, Refusal, Why
@@ -38,10 +39,10 @@ class StepWords:
         if found is not None and found.refusal is not None and found.why is Why.REFUSED:
             reason = refusal_text(found.refusal)
         else:
-            reason = reason_text(decided.unscheduled)
+            reason = cause(decided.unscheduled)
         behind = sum(1 for each in self._state.passed_over.values() if each.why is Why.BEHIND)
         also = f"; {count(behind, 'sequence')} behind it" if behind else ""
-        return f"{self.name(decided.seq_id)} {reason}{also}"
+        return f"{self.name(decided.seq_id)}: {reason}{also}"
 
     def _why(self, found: PassedOver) -> str:
         match found.why:
@@ -74,16 +75,6 @@ def finish_text(sequence: Sequence) -> str:
 
 def refusal_text(refusal: Refusal) -> str:
     if refusal.reason is not Unscheduled.BLOCKS:
-        return reason_text(refusal.reason)
-    kept = f" beside {refusal.num_reserved:,} kept for who runs" if refusal.num_reserved else ""
-    needed = count(refusal.num_needed, "block")
-    return f"needs {needed}{kept}; {refusal.num_free:,} can be had"
-
-
-def reason_text(reason: Unscheduled) -> str:
-    return {
-        Unscheduled.BLOCKS: "needs more blocks than the pool has",
-        Unscheduled.TOKEN_BUDGET: "finds the step's token budget used up",
-        Unscheduled.MAX_NUM_SEQS: "finds max_num_seqs sequences running",
-        Unscheduled.OPEN_STEPS: "gave way, and has steps that are still open",
-    }.get(reason, "is passed over, nobody knows why")
+        return cause(refusal.reason)
+    needed, reserved, free = refusal.num_needed, refusal.num_reserved, refusal.num_free
+    return lack_of_blocks((needed, needed), (reserved, reserved), (free, free))

@@ -27,6 +27,7 @@ from tokenreel.messages.steps import (
     StepScheduled,
     Unscheduled,
 )
+from tokenreel.tools.replay.index.collector import is_decode
 from tokenreel.tools.replay.reading.entries import Entry, Mark, is_failure
 from tokenreel.tools.replay.reading.events import RecordedEvent
 from tokenreel.tools.replay.reading.request_name import show_key
@@ -259,7 +260,7 @@ def step_arguments(
     prefill, decode = [], []
     for share in scheduled.scheduled:
         name = roster.name(share.seq_id)
-        if share.num_tokens == 1 and share.num_logits:
+        if is_decode(share):
             decode.append(name)
         else:
             prefill.append(f"{name} [{share.start}, {share.start + share.num_tokens})")

@@ -20,6 +20,7 @@ from tokenreel.messages.steps import (
 )
 from tokenreel.tools.replay.index.collector import is_decode
 from tokenreel.tools.replay.reading.request_name import show_key
+from tokenreel.tools.replay.reasons import cause, lack_of_blocks
 from tokenreel.tools.replay.view.block_map import block_map
 
 MAX_LISTED = 512
@@ -116,14 +117,25 @@ def _passed_over(engine: Engine, decided: StepDecided) -> dict[str, Any] | None:
     if decided.unscheduled is Unscheduled.NOTHING:
         return None
     sequence = engine.sequences.get(decided.seq_id)
+    was_running = sequence is not None and sequence.row >= 0
     return {
         "reason": decided.unscheduled.name.lower(),
+        "words": _words(engine, decided, was_running),
         "seq": decided.seq_id,
         "request": show_key(sequence.key) if sequence else None,
         "blocks_needed": decided.num_blocks_needed,
         "blocks_available": decided.num_free_blocks,
-        "was_running": sequence is not None and sequence.row >= 0,
+        "was_running": was_running,
     }
+
+
+def _words(engine: Engine, decided: StepDecided, was_running: bool) -> str:
+    if decided.unscheduled is not Unscheduled.BLOCKS:
+        return cause(decided.unscheduled)
+    needed, free = decided.num_blocks_needed, decided.num_free_blocks
+    # Whoever starts leaves a block for each that runs, so that nobody is preempted at once.
+    reserved = 0 if was_running else len(engine.queues.running)
+    return lack_of_blocks((needed, needed), (reserved, reserved), (free, free))
 
 
 def _open_steps(engine: Engine) -> list[dict[str, int]]:

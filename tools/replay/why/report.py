@@ -8,12 +8,13 @@ import msgspec
 
 from tokenreel.messages.steps import Unscheduled
 from tokenreel.tools.replay.reading.request_name import show_key
+from tokenreel.tools.replay.reasons import cause, lack_of_blocks
+from tokenreel.tools.replay.text_layout import WIDTH, count, some
 from tokenreel.tools.replay.why.fold import folded
 from tokenreel.tools.replay.why.latency import GROUPS
 from tokenreel.tools.replay.why.life import Happening, Life, Preempted, SequenceLife, Wait, Work
 from tokenreel.tools.replay.why.watch import Why
 
-WIDTH = 100
 MAX_BLOCKERS = 3
 MAX_HAPPENINGS = 40
 _LINE = "{time:>12} {ms:>10} {steps:>13}  "
@@ -56,7 +57,7 @@ def as_json(life: Life, start_ns: int, notes: list[str]) -> str:
             "aborted_ns": life.aborted_ns,
             "finished_ns": life.finished_ns,
             "until_ns": life.until_ns,
-            "rejected": msgspec.to_builtins(life.rejected.message) if life.rejected else None,
+            "rejected": life.rejected.message if life.rejected else None,
             "sequences": [_sequence_json(sequence) for sequence in life.sequences],
             "notes": notes,
         }
@@ -102,10 +103,10 @@ def _headline(life: Life) -> str:
 def _summary_lines(sequence: SequenceLife) -> list[str]:
     total = _ms(sum(sequence.spent.values()))
     if sequence.finish_reason is None:
-        end = f"goes on after {_count(sequence.num_outputs, 'token')}; {total} ms so far"
+        end = f"goes on after {count(sequence.num_outputs, 'token')}; {total} ms so far"
     else:
         end = (
-            f"{sequence.finish_reason.name.lower()} after {_count(sequence.num_outputs, 'token')}; "
+            f"{sequence.finish_reason.name.lower()} after {count(sequence.num_outputs, 'token')}; "
         )
         end += f"{total} ms from arrival to " + (
             "delivery" if sequence.delivered_ns else "the journal's end, not delivered yet"
@@ -155,7 +156,7 @@ def _arrival(life: Life) -> str:
 
 def _told(happening: Happening) -> _Told:
     if isinstance(happening, Preempted):
-        lost = _count(happening.num_lost_tokens, "computed token")
+        lost = count(happening.num_lost_tokens, "computed token")
         text = f"PREEMPTED for {happening.for_whom}: {lost} lost"
         return happening.at_ns, "", str(happening.step), text
     first, last = happening.first_step, happening.last_step
@@ -168,7 +169,7 @@ def _told(happening: Happening) -> _Told:
 
 def _work_text(work: Work) -> str:
     if work.kind == "decode":
-        return f"decode: {_count(work.num_tokens, 'token')}"
+        return f"decode: {count(work.num_tokens, 'token')}"
     text = "prefill" if work.kind == "prefill" else "resumed, computes again"
     text += f": [{work.start:,}, {work.start + work.num_tokens:,})"
     if work.has_entered and work.start:
@@ -177,7 +178,7 @@ def _work_text(work: Work) -> str:
 
 
 def _wait_text(wait: Wait) -> str:
-    text = f"passed over in {_count(wait.num_steps, 'step')}"
+    text = f"passed over in {count(wait.num_steps, 'step')}"
     if wait.why is Why.SIBLING:
         return f"{text}: its sibling #0 had not computed the prompt that they share"
     if wait.places is not None and wait.places != (0, 0):
@@ -195,24 +196,16 @@ def _place(first: int, last: int) -> str:
 
 def _blockers(wait: Wait) -> str:
     most = sorted(wait.blockers.items(), key=lambda item: -item[1])
-    told = [f"{name} ({count:,})" if len(most) > 1 else name for name, count in most]
-    more = len(most) - MAX_BLOCKERS
-    return ", ".join(told[:MAX_BLOCKERS]) + (f" and {more} more" if more > 0 else "")
+    told = [f"{name} ({num:,})" if len(most) > 1 else name for name, num in most]
+    return some(told, MAX_BLOCKERS)
 
 
 def _reason(wait: Wait) -> str:
-    if wait.reason is Unscheduled.BLOCKS:
-        kept = ""
-        if _has_kept(wait):
-            kept = f" (+ {_range(wait.reserved)} kept)"
-        return f"needed {_range(wait.needed)} blocks{kept}, {_range(wait.free)} free"
     if wait.reason is None:
         return "nobody knows why"
-    return {
-        Unscheduled.TOKEN_BUDGET: "the step's token budget was used up",
-        Unscheduled.MAX_NUM_SEQS: "max_num_seqs were running",
-        Unscheduled.OPEN_STEPS: "preempted just before, its steps were still open",
-    }.get(wait.reason, f"reason {int(wait.reason)}")
+    if wait.reason is Unscheduled.BLOCKS and wait.needed is not None:
+        return lack_of_blocks(wait.needed, wait.reserved, wait.free)
+    return cause(wait.reason)
 
 
 def _has_kept(wait: Wait) -> bool:
@@ -248,19 +241,9 @@ def _tpot_ns(sequence: SequenceLife) -> int | None:
     return (sequence.last_token_ns - sequence.first_token_ns) // (sequence.num_outputs - 1)
 
 
-def _range(bounds: tuple[int, int] | None) -> str:
-    if bounds is None:
-        return "?"
-    return f"{bounds[0]:,}" if bounds[0] == bounds[1] else f"{bounds[0]:,}-{bounds[1]:,}"
-
-
 def _ms(ns: int) -> str:
     return f"{ns / 1e6:,.3f}"
 
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}" if whole else "0.0"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -25,7 +25,7 @@ from tokenreel.tools.replay.why.latency import (
     spend,
 )
 from tokenreel.tools.replay.why.life import Preempted, SequenceLife, Wait, Work
-from tokenreel.tools.replay.why.reasons import ARRIVED, wait_row
+from tokenreel.tools.replay.why.wait_row import ARRIVED, wait_row
 from tokenreel.tools.replay.why.watch import PassedOver, Refusal, Watch, Why
 
 _KINDS = {PREFILL: "prefill", RECOMPUTE: "recompute"}

@@ -3,7 +3,6 @@
 import { keepFocus, requestButton } from "./batch.js";
 import { byId, element } from "./dom.js";
 import { number, plural } from "./format.js";
-import { reasonInWords } from "./reasons.js";
 import { view, watch } from "./view_state.js";
 
 const COLUMNS = [
@@ -67,7 +66,7 @@ function row(sequence, index) {
 function whyNot(sequence, index) {
   const passed = view.shown.passed_over;
   const again = sequence.preemptions ? `, preempted ${sequence.preemptions}×` : "";
-  if (passed?.seq === sequence.seq) return reasonInWords(passed) + again;
+  if (passed?.seq === sequence.seq) return passed.words + again;
   const before = index ? view.shown.waiting.first[index - 1].request : passed?.request;
   return (before ? `behind ${before}` : "not visited in this step") + again;
 }

@@ -9,29 +9,6 @@ export function setUpReasons() {
   watch(["shown", "highlight"], draw);
 }
 
-export function reasonInWords(passed) {
-  switch (passed.reason) {
-    case "blocks":
-      return `needs ${plural(passed.blocks_needed, "block")}${reserve(passed)}; ${number(passed.blocks_available)} can be had`;
-    case "token_budget":
-      return "the token budget is used up";
-    case "max_num_seqs":
-      return `${number(view.run.config.max_num_seqs)} sequences run already (max_num_seqs)`;
-    case "open_steps":
-      return "it was preempted, and steps from before are still open";
-    default:
-      return passed.reason;
-  }
-}
-
-/** Whoever starts leaves a block for each that runs, so that nobody is preempted at once. */
-function reserve(passed) {
-  const { count } = view.shown.running;
-  return passed.was_running || !count
-    ? ""
-    : ` and leaves one for each of ${number(count)} that run`;
-}
-
 function draw() {
   const shown = view.shown;
   drawBudget(shown?.budget);
@@ -85,7 +62,7 @@ function passedOver(passed) {
       { class: "reason", "--mark": "var(--waiting)" },
       element("strong", {}, "Passed over first: "),
       who,
-      ` ${reasonInWords(passed)}.`,
+      `: ${passed.words}.`,
       passed.was_running ? " It was running." : "",
     ),
   ];
