@@ -59,9 +59,7 @@ def _judge(path: Path, max_cpu_s: float) -> dict[str, Any]:
         with _limited(max_cpu_s):
             findings = lock_step.findings(journal)
         told["oracle"] = findings.first and findings.first._asdict()
-        for name in ("decision", "hidden"):
-            sighting = getattr(findings, name)
-            told[name] = sighting and sighting._asdict()
+        told["hidden"] = findings.hidden and findings.hidden._asdict()
     except TimedOut:
         told["hangs"] = lock_step.seq
     try:
