@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 
 from tokenreel.actors.core.engine import Engine
-from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.journal import HEADER_BYTES, META, SNAPSHOT, JournalDamaged, Record
 from tokenreel.messages.journal_reader import SegmentReader, summary_of
 from tokenreel.tools.replay.core_code import Core, CoreCode
@@ -17,7 +16,7 @@ from tokenreel.tools.replay.index.part import (
     StoredSnapshot,
     pack_part,
 )
-from tokenreel.tools.replay.index.replica import DivergedAt, Replica, Turn, turns_of
+from tokenreel.tools.replay.index.replica import DivergedAt, Replica
 from tokenreel.tools.replay.index.rows import Admit
 from tokenreel.tools.replay.index.snapshots import (
     PoolChange,
@@ -26,7 +25,8 @@ from tokenreel.tools.replay.index.snapshots import (
     pack_change,
 )
 from tokenreel.tools.replay.reading.committed import Position
-from tokenreel.tools.replay.reading.events import decode_record
+from tokenreel.tools.replay.reading.events import decode_effect, decode_event
+from tokenreel.tools.replay.reading.turns import Turn, turns_of
 
 MAX_REPLAY_S = 0.15
 """Of this thread's processor time between two snapshots: a seek replays no more than that."""
@@ -138,11 +138,8 @@ class SegmentPass:
         if not was_lost and self._replica.divergence is not None:
             self._divergence = self._divergence or self._replica.divergence
         self._num_events += 1
-        event: CoreEvent = decode_record(record, self._name)  # type: ignore[assignment]
-        effects: list[Effect] = [
-            decode_record(effect, self._name)  # type: ignore[misc]
-            for effect in turn.effects
-        ]
+        event = decode_event(record, self._name)
+        effects = [decode_effect(effect, self._name) for effect in turn.effects]
         if self._collector is None:
             raise JournalDamaged(self._name, record.offset, "an input before META")
         self._collector.take(record.seq, record.offset, record.t_ns, event, effects)

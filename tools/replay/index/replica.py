@@ -4,20 +4,16 @@ A recorded snapshot starts it anew. Where the code that is asked decides otherwi
 one, what follows would be fiction: the replica says where, and rests until the next snapshot.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from tokenreel.actors.core.engine import Engine
-from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
+from tokenreel.messages.codec import Effect, encode, tag_of
 from tokenreel.messages.journal import (
     AFTER_GAP,
-    CORE_FAILED,
-    EFFECT,
     HEADER_BYTES,
-    IGNORABLE,
-    INPUT,
     META,
     RUN_ENDED,
     SNAPSHOT,
@@ -37,7 +33,8 @@ from tokenreel.messages.journal_meta import (
 )
 from tokenreel.messages.steps import StepDecided
 from tokenreel.tools.replay.core_code import Core, CoreCode
-from tokenreel.tools.replay.reading.events import RecordedEvent, decode_record
+from tokenreel.tools.replay.reading.events import RecordedEvent, decode_effect, decode_event
+from tokenreel.tools.replay.reading.turns import Turn
 
 
 class ReplayDiverged(Exception):
@@ -58,39 +55,6 @@ class DivergedAt(msgspec.Struct, frozen=True):
             f"replay leaves the recording at seq {self.seq} ({self.segment}, offset {self.offset}, "
             f"after step {self.step_id}): {self.reason}"
         )
-
-
-class Turn(NamedTuple):
-    """One input with what was recorded of its consequences."""
-
-    input: Record
-    effects: list[Record]
-    failure: Record | None
-
-
-def turns_of(records: Iterable[Record], segment: str) -> Iterator[Turn | Record]:
-    """Inputs with their effects; records of the journal's own types stand alone, in their place."""
-    turn: Turn | None = None
-    for record in records:
-        if record.flags & EFFECT:
-            if turn is None:
-                raise JournalDamaged(segment, record.offset, "an effect without an input")
-            turn.effects.append(record)
-        elif record.flags & INPUT:
-            if turn is not None:
-                yield turn
-            turn = Turn(record, [], None)
-        elif record.type == CORE_FAILED:
-            if turn is None:
-                raise JournalDamaged(segment, record.offset, "a failure without an input")
-            turn = turn._replace(failure=record)
-        elif not record.flags & IGNORABLE:
-            if turn is not None:
-                yield turn
-                turn = None
-            yield record
-    if turn is not None:
-        yield turn
 
 
 class Replica:
@@ -159,7 +123,7 @@ class Replica:
         if self.failure is not None:
             raise JournalDamaged(self._segment, record.offset, "an input after the core failed")
         engine = self.require_engine()
-        event: CoreEvent = decode_record(record, self._segment)  # type: ignore[assignment]
+        event = decode_event(record, self._segment)
         effects: list[Effect] = []
         failure = None
         try:
@@ -195,7 +159,7 @@ class Replica:
                 return f"{type(effect).__name__} where a type {record.type} is recorded"
             if isinstance(effect, StepDecided):
                 if encode(effect) != record.payload:
-                    then = decode_record(record, self._segment)
+                    then = decode_effect(record, self._segment)
                     if not isinstance(then, StepDecided) or then.digest != effect.digest:
                         return f"the state after step {effect.step_id} has another digest"
                 self.last_step_id = effect.step_id

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from tokenreel.messages.journal import Record
 from tokenreel.messages.journal_reader import SegmentSummary
 from tokenreel.tools.replay.core_code import Core, CoreCode
-from tokenreel.tools.replay.index.replica import DivergedAt, ReplayDiverged, Replica, Turn, turns_of
+from tokenreel.tools.replay.index.replica import DivergedAt, ReplayDiverged, Replica
 from tokenreel.tools.replay.reading.committed import Position, committed_records, first_position
 from tokenreel.tools.replay.reading.events import RecordedEvent
+from tokenreel.tools.replay.reading.turns import Turn, turns_of
 
 
 class Start(NamedTuple):

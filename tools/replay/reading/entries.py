@@ -11,7 +11,7 @@ from tokenreel.messages.journal import (
     LAST_OF_WRITE,
     JournalDamaged,
 )
-from tokenreel.tools.replay.reading.events import RecordedEvent, decode_record
+from tokenreel.tools.replay.reading.events import RecordedEvent, decode_effect, decode_event
 from tokenreel.tools.replay.reading.stream import StreamedRecord
 
 
@@ -37,14 +37,14 @@ def entries(records: Iterable[StreamedRecord]) -> Iterator[Entry]:
         if flags & EFFECT:
             if pending is None:
                 raise JournalDamaged(segment, offset, "an effect without an input")
-            pending.effects.append(decode_record(record, segment))  # type: ignore[arg-type]
+            pending.effects.append(decode_effect(record, segment))
         elif not flags & IGNORABLE:
             if pending is not None:
                 yield pending
                 pending = None
             if flags & INPUT:
-                event = decode_record(record, segment)
-                pending = RecordedEvent(seq, t_ns, segment, offset, event, [])  # type: ignore[arg-type]
+                event = decode_event(record, segment)
+                pending = RecordedEvent(seq, t_ns, segment, offset, event, [])
             else:
                 yield Mark(seq, t_ns, segment, offset, record.type, record.payload)
         if flags & LAST_OF_WRITE and pending is not None:

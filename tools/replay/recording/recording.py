@@ -28,7 +28,7 @@ from tokenreel.messages.journal_meta import (
     decode_core_failed,
     decode_meta,
 )
-from tokenreel.tools.replay.reading.events import decode_record
+from tokenreel.tools.replay.reading.events import decode_effect, decode_event
 from tokenreel.tools.replay.reading.journal import Journal, read_records
 from tokenreel.tools.replay.recording.builder import RecordingBuilder
 from tokenreel.tools.replay.recording.values import (
@@ -102,11 +102,9 @@ class _Lifting:
     def take(self, record: Record) -> None:
         if record.flags & INPUT:
             self._input_ns = record.t_ns
-            event = decode_record(record, self._segment)
-            self._builder.take_event(record.t_ns, event)  # type: ignore[arg-type]
+            self._builder.take_event(record.t_ns, decode_event(record, self._segment))
         elif record.flags & EFFECT:
-            effect = decode_record(record, self._segment)
-            self._builder.take_effect(self._input_ns, effect)  # type: ignore[arg-type]
+            self._builder.take_effect(self._input_ns, decode_effect(record, self._segment))
         elif record.type == META:
             self._take_meta(record)
         elif record.type == SNAPSHOT and self._needs_snapshot:

@@ -35,7 +35,7 @@ from tokenreel.messages.journal_meta import (
 )
 from tokenreel.messages.requests import AdmitRequest
 from tokenreel.tools.replay.core_code import Core, CoreCode
-from tokenreel.tools.replay.reading.events import decode_record
+from tokenreel.tools.replay.reading.events import decode_event
 from tokenreel.tools.replay.reading.journal import Journal, open_journal
 from tokenreel.tools.replay.reading.writing import Identity, RunWriter, run_meta
 from tokenreel.tools.replay.redact.agreement import disagreement
@@ -205,7 +205,7 @@ class _Twins:
         )
 
     def _take_input(self, record: Record, segment: str) -> None:
-        event: CoreEvent = decode_record(record, segment)  # type: ignore[assignment]
+        event = decode_event(record, segment)
         original, redacted_core = self._cores()
         self._clock.tick(record.t_ns)
         effects, failure = _apply(original, event)

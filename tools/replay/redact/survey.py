@@ -11,7 +11,7 @@ from tokenreel.messages.journal import EFFECT, INPUT, Record
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.requests import AbortRequest, AdmitRequest, RequestAdmitted
 from tokenreel.messages.steps import StepCompleted
-from tokenreel.tools.replay.reading.events import decode_record
+from tokenreel.tools.replay.reading.events import decode_effect, decode_event
 from tokenreel.tools.replay.reading.journal import Journal
 from tokenreel.tools.replay.redact.script import chapters_of, decode_snapshot
 
@@ -39,9 +39,9 @@ class Survey:
 
     def take(self, record: Record, segment: str) -> None:
         if record.flags & INPUT:
-            self._take_event(decode_record(record, segment))  # type: ignore[arg-type]
+            self._take_event(decode_event(record, segment))
         elif record.flags & EFFECT and self.texts:
-            self._take_effect(decode_record(record, segment))  # type: ignore[arg-type]
+            self._take_effect(decode_effect(record, segment))
 
     def restart(self, snapshot: Snapshot) -> None:
         """The core goes on, or starts, from this state."""

@@ -7,7 +7,7 @@ from tokenreel.messages.steps import StepDecided
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.index.start import start_before
-from tokenreel.tools.replay.reading.events import decode_record
+from tokenreel.tools.replay.reading.events import decode_effect
 from tokenreel.tools.replay.reading.journal import Journal, read_records
 from tokenreel.tools.replay.reading.seek import Kind, Place
 from tokenreel.tools.replay.verify.verify import END, Range
@@ -83,7 +83,7 @@ def _steps(journal: Journal, index: int) -> Iterator[tuple[int, int]]:
         if record.flags & INPUT:
             seq = record.seq
         elif record.type == _STEP_DECIDED:
-            decided = decode_record(record, journal.segments[index].name)
+            decided = decode_effect(record, journal.segments[index].name)
             assert isinstance(decided, StepDecided)
             yield decided.step_id, seq
 

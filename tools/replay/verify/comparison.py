@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from tokenreel.messages.codec import CoreEvent, Effect, MalformedMessage, decode, encode, tag_of
+from tokenreel.messages.codec import CoreEvent, Effect, encode
 from tokenreel.messages.journal import (
     CORE_FAILED,
     EFFECT,
@@ -34,6 +34,7 @@ from tokenreel.messages.journal_meta import (
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
 from tokenreel.tools.replay.core_code import Core, CoreCode
+from tokenreel.tools.replay.reading.events import decode_effect, decode_event
 from tokenreel.tools.replay.verify.difference import ABSENT, Difference, first_difference
 from tokenreel.tools.replay.verify.divergence import (
     Diverged,
@@ -142,7 +143,7 @@ class Comparison:
         if self.reproduced is not None:
             raise JournalDamaged(self._segment, record.offset, "an input after the core failed")
         core = self._core or self._create_core(record)
-        message = self._decode(record, CoreEvent)
+        message = decode_event(record, self._segment)
         self._input, self._message = record, message
         if isinstance(message, STEPS):
             self.step = message.step_id
@@ -170,7 +171,7 @@ class Comparison:
             self._num_tokens += sum([len(tokens.token_ids) for tokens in effect.sequences])
 
     def _refuse_effect(self, record: Record) -> None:
-        recorded = self._decode(record, Effect)
+        recorded = decode_effect(record, self._segment)
         # It stands in the same write as its input, so in the same segment.
         if self._input is None or self._input.seq < self._header.first_seq:
             raise JournalDamaged(self._segment, record.offset, "an effect without an input")
@@ -182,7 +183,7 @@ class Comparison:
     def _compare_fields(self, record: Record, effect: Effect) -> None:
         """The bytes differ. The values may yet be equal: fields that were appended since have
         their default in an older record."""
-        recorded = self._decode(record, Effect)
+        recorded = decode_effect(record, self._segment)
         difference = first_difference(recorded, effect)
         if difference is None:
             return
@@ -277,21 +278,6 @@ class Comparison:
             again = f"{replayed.type_name}: {replayed.message}"
             self._diverge(record, Difference("", told, again), "CoreFailed")
         self.reproduced = recorded
-
-    def _decode(self, record: Record, kind: Any) -> Any:
-        try:
-            message = decode(record.payload)
-        except MalformedMessage as error:
-            raise JournalDamaged(
-                self._segment, record.offset, f"no message of this code: {error}"
-            ) from None
-        if not isinstance(message, kind) or tag_of(message) != record.type:
-            raise JournalDamaged(
-                self._segment,
-                record.offset,
-                f"{type(message).__name__} in a record of type {record.type}",
-            )
-        return message
 
     def _diverge(
         self,
