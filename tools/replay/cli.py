@@ -17,7 +17,9 @@ from tokenreel.tools.replay.exit_codes import (
     EXIT_DIVERGED,
     EXIT_FAULT,
     EXIT_INTERRUPTED,
+    EXIT_IO,
     EXIT_MISSING,
+    EXIT_PIPE_CLOSED,
     EXIT_USAGE,
 )
 from tokenreel.tools.replay.index.replica import ReplayDiverged
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None, code: CoreCode | None = None) -
     """`code` is the core that is asked; without it, the one installed beside this tool. A verb
     finds it as `options.code`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:  # `>&-`
+        sys.stdout = open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -71,9 +75,12 @@ def main(arguments: Sequence[str] | None = None, code: CoreCode | None = None) -
         return _fail(EXIT_MISSING, str(missing))
     except BrokenPipeError:  # whoever read the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAULT
+        return EXIT_PIPE_CLOSED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(EXIT_IO, f"{where}{error.strerror or error}")
     except Exception as error:
         return _fail(EXIT_FAULT, f"a fault of this tool: {type(error).__name__}: {error}")
 

@@ -7,7 +7,9 @@ EXIT_USAGE = 64
 EXIT_DAMAGED = 65
 EXIT_MISSING = 66
 EXIT_FAULT = 70
+EXIT_IO = 74
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 
 EXIT_CODES = """\
 exit codes:
@@ -18,4 +20,6 @@ exit codes:
   65   the journal is damaged; the line names segment and offset
   66   there is no journal there, or it cannot be read
   70   a fault of this tool
-  130  interrupted"""
+  74   something cannot be read or written, such as output to a full disk
+  130  interrupted
+  141  whoever read the output closed it"""

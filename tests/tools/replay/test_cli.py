@@ -24,8 +24,10 @@ from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.exit_codes import (
     EXIT_DAMAGED,
     EXIT_DIVERGED,
+    EXIT_IO,
     EXIT_MISSING,
     EXIT_OK,
+    EXIT_PIPE_CLOSED,
     EXIT_USAGE,
 )
 
@@ -92,6 +94,26 @@ def test_the_module_is_a_command(run: Path) -> None:
     assert finished.returncode == EXIT_OK
     assert finished.stdout.startswith("equal: every effect and every step's digest")
     assert finished.stderr == ""
+
+
+def test_output_that_cannot_be_written_is_no_fault_of_the_tool(run: Path) -> None:
+    command = [sys.executable, "-m", "tokenreel.tools.replay", "show", str(run)]
+    full = {"line": "engine-replay: No space left on device\n", "exit_code": EXIT_IO}
+    gone = {"line": "", "exit_code": EXIT_PIPE_CLOSED}
+    reader, writer = os.pipe()
+    os.close(reader)
+    for output, expected in ((os.open("/dev/full", os.O_WRONLY), full), (writer, gone)):
+        told = subprocess.run(
+            command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+        os.close(output)
+        assert {"line": told.stderr, "exit_code": told.returncode} == expected
+
+
+def test_nobody_need_listen(run: Path) -> None:
+    command = f'exec "{sys.executable}" -m tokenreel.tools.replay verify "{run}" >&-'
+    told = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=120, check=False)
+    assert (told.returncode, told.stderr) == (EXIT_OK, b"")
 
 
 def test_records_that_this_code_would_not_have_written_are_blamed_on_the_journal(
