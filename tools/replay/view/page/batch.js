@@ -38,8 +38,8 @@ export function setUpBatch() {
 }
 
 /** A request's name as a button that highlights it. Names come from the journal: text only. */
-export function requestButton(sequence, { withChoice = true } = {}) {
-  const choice = withChoice && sequence.choice ? ` #${sequence.choice}` : "";
+export function requestButton(sequence) {
+  const choice = sequence.choice ? ` #${sequence.choice}` : "";
   return element(
     "button",
     {
@@ -113,7 +113,7 @@ function row(sequence) {
   return made;
 }
 
-export function chip(text, colour) {
+function chip(text, colour) {
   return element("span", { class: "chip", "--chip": colour ? `var(--${colour})` : null }, text);
 }
 

@@ -3,6 +3,7 @@
 import { findNext } from "./api.js";
 import { byId, element } from "./dom.js";
 import { number } from "./format.js";
+import { complain, tell } from "./status.js";
 import { change, goTo, view, watch } from "./view_state.js";
 
 export const KINDS = {
@@ -36,13 +37,13 @@ export async function jump(kind, direction) {
   try {
     const found = await findNext(kind, view.step, direction);
     if (found.step !== null) goTo(found.step, { centre: true });
-    say(
+    tell(
       found.step === null
         ? `no ${KINDS[kind].noun} ${direction === "next" ? "behind" : "before"} step ${number(view.step)}`
         : "",
     );
   } catch (error) {
-    document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
+    complain(error);
   }
 }
 
@@ -73,4 +74,3 @@ function drawTotals() {
 }
 
 const plurals = (noun) => (noun.endsWith("s") ? `${noun}es` : `${noun}s`);
-const say = (text) => document.dispatchEvent(new CustomEvent("note", { detail: text }));

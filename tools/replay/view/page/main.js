@@ -11,21 +11,17 @@ import { setUpPlayback } from "./playback.js";
 import { setUpQueues } from "./queues.js";
 import { setUpReasons } from "./reasons.js";
 import { setUpSearch } from "./search.js";
+import { complain, endComplaint, tell } from "./status.js";
 import { setUpTheme } from "./theme.js";
 import { redrawSoon, setUpTimeline } from "./timeline.js";
 import { change, goTo, view, watch } from "./view_state.js";
 
 const POLL_MS = 1000;
 const FIRST_VISIBLE = 400;
-const NOTE_MS = 4000;
-
-let noteTimer = 0;
 
 start();
 
 async function start() {
-  document.addEventListener("trouble", (event) => tell(event.detail.message, true));
-  document.addEventListener("note", (event) => tell(event.detail));
   setUpTimeline();
   setUpBatch();
   setUpQueues();
@@ -60,9 +56,9 @@ async function poll() {
     change({ run });
     if (isNew) open(run);
     else if (view.isFollowing && run.steps.count) goTo(run.steps.last);
-    tellOnce(run.steps.count ? "" : "no step has been composed yet");
+    if (!run.steps.count) tell("no step has been composed yet");
   } catch (error) {
-    tell(error.message, true);
+    complain(error);
   }
   if (!view.run || view.run.is_live) setTimeout(poll, document.hidden ? 4 * POLL_MS : POLL_MS);
 }
@@ -108,10 +104,10 @@ async function loadStep(step) {
   try {
     const shown = await getStep(step);
     change({ shown });
-    if (byId("status").dataset.isTrouble) tell("");
+    endComplaint();
   } catch (error) {
     change({ shown: null });
-    tell(error.message, true);
+    complain(error);
   }
 }
 
@@ -152,21 +148,4 @@ function setUpTransport() {
   byId("follow").addEventListener("change", (event) =>
     change({ isFollowing: event.target.checked, isPlaying: false }),
   );
-}
-
-// A line at the bottom.
-
-function tell(text, isTrouble = false) {
-  const status = byId("status");
-  clearTimeout(noteTimer);
-  status.hidden = !text;
-  status.textContent = text;
-  status.style.setProperty("--mark", isTrouble ? "var(--divergent)" : "var(--accent)");
-  if (isTrouble) status.dataset.isTrouble = "yes";
-  else delete status.dataset.isTrouble;
-  if (text && !isTrouble) noteTimer = setTimeout(() => tell(""), NOTE_MS);
-}
-
-function tellOnce(text) {
-  if (text) tell(text);
 }

@@ -4,6 +4,7 @@ import { ApiError, findRequests, getRequest } from "./api.js";
 import { byId, element } from "./dom.js";
 import { clock, duration, number, plural } from "./format.js";
 import { ownerVariable } from "./palette.js";
+import { complain } from "./status.js";
 import { change, goTo, show, view, watch } from "./view_state.js";
 
 const DELAY_MS = 120;
@@ -34,7 +35,7 @@ async function highlight(id) {
   try {
     change({ highlight: await getRequest(id) });
   } catch (error) {
-    document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
+    complain(error);
   }
 }
 

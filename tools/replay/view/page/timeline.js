@@ -3,7 +3,9 @@
 import { getSteps } from "./api.js";
 import { byId, element, showTooltip } from "./dom.js";
 import { clock, mean, number, plural } from "./format.js";
+import { KINDS } from "./jumps.js";
 import { drawLanes, drawOverview } from "./lanes.js";
+import { complain } from "./status.js";
 import { change, goTo, show, view, watch, zoom } from "./view_state.js";
 
 const MAX_BINS = 1500;
@@ -41,16 +43,12 @@ export function setUpTimeline() {
         text,
       ),
     ),
-    ...[
-      ["preempted", "▼", "preemption"],
-      ["missed", "●", "cache miss"],
-      ["divergent", "✕", "divergence"],
-    ].map(([colour, sign, text]) =>
+    ...Object.values(KINDS).map(({ mark, colour, noun }) =>
       element(
         "span",
         {},
-        element("i", { class: "swatch mark", "--swatch": `var(--${colour})` }, sign),
-        text,
+        element("i", { class: "swatch mark", "--swatch": `var(--${colour})` }, mark),
+        noun,
       ),
     ),
   );
@@ -86,8 +84,7 @@ async function fetchRange() {
     bins = await getSteps(view.from, view.until, count, pending.signal);
     redrawSoon();
   } catch (error) {
-    if (error.name !== "AbortError")
-      document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
+    if (error.name !== "AbortError") complain(error);
   }
 }
 
@@ -100,7 +97,7 @@ async function onRun() {
     if (bins && view.until >= bins.until) loadRange();
     redrawSoon();
   } catch (error) {
-    document.dispatchEvent(new CustomEvent("trouble", { detail: error }));
+    complain(error);
   }
 }
 

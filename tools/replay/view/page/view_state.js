@@ -1,6 +1,6 @@
 // What the page is looking at: one object, changed through `change`, watched through `watch`.
 
-const state = {
+export const view = {
   run: null, // what /api/run said
   step: 0,
   from: 0, // the visible range of steps, both ends included
@@ -12,18 +12,16 @@ const state = {
 };
 const watchers = [];
 
-export const view = state;
-
 export function watch(fields, callback) {
   watchers.push({ fields, callback });
 }
 
 export function change(changes) {
-  const changed = Object.keys(changes).filter((field) => state[field] !== changes[field]);
+  const changed = Object.keys(changes).filter((field) => view[field] !== changes[field]);
   if (!changed.length) return;
-  for (const field of changed) state[field] = changes[field];
+  for (const field of changed) view[field] = changes[field];
   for (const { fields, callback } of watchers) {
-    if (fields.some((field) => changed.includes(field))) callback(state);
+    if (fields.some((field) => changed.includes(field))) callback();
   }
 }
 
@@ -31,15 +29,15 @@ const MIN_VISIBLE = 20;
 
 /** Moves to a step; the visible range follows when the step leaves it. */
 export function goTo(step, { centre = false } = {}) {
-  const { first, last } = state.run.steps;
+  const { first, last } = view.run.steps;
   const target = Math.max(first, Math.min(last, Math.round(step)));
   const changes = { step: target };
-  const span = state.until - state.from;
-  if (centre && (target < state.from + span * 0.05 || target > state.until - span * 0.05)) {
+  const span = view.until - view.from;
+  if (centre && (target < view.from + span * 0.05 || target > view.until - span * 0.05)) {
     Object.assign(changes, placed(target - Math.round(span / 2), span));
-  } else if (target < state.from) {
+  } else if (target < view.from) {
     Object.assign(changes, placed(target - Math.round(span * 0.1), span));
-  } else if (target > state.until) {
+  } else if (target > view.until) {
     Object.assign(changes, placed(target - Math.round(span * 0.9), span));
   }
   change(changes);
@@ -50,19 +48,19 @@ export function show(from, span) {
   change(placed(from, span));
 }
 
-export function zoom(factor, around = state.step) {
-  const { first, last } = state.run.steps;
-  const span = state.until - state.from;
+export function zoom(factor, around = view.step) {
+  const { first, last } = view.run.steps;
+  const span = view.until - view.from;
   const wanted = Math.max(
     Math.min(MIN_VISIBLE, last - first),
     Math.min(last - first, span * factor),
   );
-  const share = span ? (around - state.from) / span : 0.5;
+  const share = span ? (around - view.from) / span : 0.5;
   show(Math.round(around - share * wanted), Math.round(wanted));
 }
 
 function placed(from, span) {
-  const { first, last } = state.run.steps;
+  const { first, last } = view.run.steps;
   const width = Math.min(span, last - first);
   const start = Math.max(first, Math.min(last - width, Math.round(from)));
   return { from: start, until: start + width };
