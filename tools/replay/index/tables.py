@@ -17,7 +17,7 @@ Column = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """One row per composed step, in the order of the journal. See `index_rows.Step`."""
+    """One row per composed step, in the order of the journal. See `rows.Step`."""
 
     step_id: Column
     completed_seq: Column
@@ -58,7 +58,7 @@ class Steps:
 @dataclass(frozen=True, eq=False)
 class Sequences:
     """One row per sequence, by `seq_id`. `request` is a row of `Requests`, or -1; `index` counts
-    the sequences of a request. Otherwise see `index_rows.SequenceMarks`."""
+    the sequences of a request. Otherwise see `rows.SequenceMarks`."""
 
     seq_id: Column
     request: Column
@@ -79,7 +79,7 @@ class Sequences:
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """One row per request, in the order of arrival. See `index_rows.Admit` and `Departure`; the
+    """One row per request, in the order of arrival. See `rows.Admit` and `Departure`; the
     rest is of its sequences: the first token of any, the last token and end of all (0 while one
     goes on), outputs and preemptions of all together, cached tokens and finish reason of the first.
     """

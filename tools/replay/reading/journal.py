@@ -102,6 +102,14 @@ def read_records(journal: Journal) -> Iterator[tuple[SegmentHeader, str, Iterato
         yield reader.header, segment.name, iter(reader)
 
 
+def torn_note(name: str, torn: TornTail) -> str:
+    """What a person should know of it."""
+    return (
+        f"{name} ends in a torn tail: {torn.num_bytes} bytes from offset {torn.offset} on "
+        "are no whole write and are left out"
+    )
+
+
 def _check_files(
     files: list[Path], check: Callable[[Path], SegmentSummary]
 ) -> tuple[list[SegmentSummary], list[str]]:
@@ -111,11 +119,11 @@ def _check_files(
         is_last = path == files[-1]
         num_bytes = path.stat().st_size
         if is_last and segments and num_bytes < HEADER_BYTES:
-            notes.append(_torn_note(path.name, TornTail(0, num_bytes)))
+            notes.append(torn_note(path.name, TornTail(0, num_bytes)))
             break
         segment = check(path)
         if segment.torn is not None:
-            notes.append(_torn_note(segment.name, segment.torn))
+            notes.append(torn_note(segment.name, segment.torn))
         if segment.num_records == 0:
             if is_last and segments:
                 break
@@ -123,13 +131,6 @@ def _check_files(
         segments.append(segment)
     check_order(segments)
     return segments, notes
-
-
-def _torn_note(name: str, torn: TornTail) -> str:
-    return (
-        f"{name} ends in a torn tail: {torn.num_bytes} bytes from offset {torn.offset} on "
-        "are no whole write and are left out"
-    )
 
 
 def _describe(

@@ -26,12 +26,16 @@ from tokenreel.messages.journal import (
 )
 from tokenreel.messages.journal_reader import (
     SegmentSummary,
-    TornTail,
     check_order,
     check_segment,
     require_known,
 )
-from tokenreel.tools.replay.reading.journal import JournalMissing, read_file, segment_files
+from tokenreel.tools.replay.reading.journal import (
+    JournalMissing,
+    read_file,
+    segment_files,
+    torn_note,
+)
 
 CHUNK_BYTES = 1 << 20
 POLL_S = 0.2
@@ -85,7 +89,7 @@ class RunStream:
                 if previous is not None:
                     check_order([previous, summary])
                 if summary.torn is not None:
-                    self.notes.append(_torn_note(summary.name, summary.torn))
+                    self.notes.append(torn_note(summary.name, summary.torn))
                 previous = summary
         if previous is not None and previous.last_type != RUN_ENDED and self._path.is_dir():
             self.notes.append(self._end_note())
@@ -227,10 +231,3 @@ def _first_wanted(files: list[Path], skips: Callable[[SegmentHeader], bool]) -> 
         if file.stat().st_size >= HEADER_BYTES and skips(_header_of(file)):
             return file
     return files[0]
-
-
-def _torn_note(name: str, torn: TornTail) -> str:
-    return (
-        f"{name} ends in a torn tail: {torn.num_bytes} bytes from offset {torn.offset} on "
-        "are no whole write and are left out"
-    )

@@ -127,12 +127,10 @@ def _second_opinion(options: argparse.Namespace, verdict: Verdict) -> Replay | N
 def _verify(journal: Journal, within: Range, options: argparse.Namespace) -> Verdict:
     segments = journal.segments[within.first : within.end]
     progress = Progress("verifying", sum(segment.committed_length for segment in segments))
-    done = 0
 
     def tick(num_bytes: int) -> None:
-        nonlocal done
-        done += num_bytes
-        progress.update(done)
+        progress.advance(num_bytes)
+        progress.update(0)
 
     try:
         return verify(

@@ -3,10 +3,11 @@
 import textwrap
 from typing import Any
 
+from tokenreel.tools.replay.reading.request_name import show_key
+from tokenreel.tools.replay.text_layout import WIDTH, count
 from tokenreel.tools.replay.verify.divergence import Aftermath, Divergence, EffectDifference
 from tokenreel.tools.replay.verify.history import History, HistoryLine
 
-WIDTH = 100
 MAX_LINES_PER_LIST = 4
 MAX_SEQUENCES = 16
 MAX_INPUTS = 12
@@ -89,7 +90,7 @@ def _aftermath_rows(divergence: Divergence, behind: Aftermath) -> list[tuple[str
     if divergence.components:
         rows.append(("drift", _drift(behind)))
     elif behind.num_steps and not num_differing:
-        rows.append(("state", f"as recorded in all {_count(behind.num_steps, 'step')} behind it"))
+        rows.append(("state", f"as recorded in all {count(behind.num_steps, 'step')} behind it"))
     elif behind.num_steps:
         rows.append(
             ("state", f"differs in {num_differing:,} of the {behind.num_steps:,} steps behind it")
@@ -108,7 +109,7 @@ def _drift(behind: Aftermath) -> str:
             f"{start}; no effect differs up to the segment's end; the next snapshot does: "
             f"{_difference(behind.state)}"
         )
-    return f"{start}; no effect differs in the {_count(behind.num_events, 'event')} behind it"
+    return f"{start}; no effect differs in the {count(behind.num_events, 'event')} behind it"
 
 
 def _difference(found: EffectDifference) -> str:
@@ -127,7 +128,7 @@ def _state_lines(state: dict[str, Any]) -> list[str]:
     for name in names[:MAX_SEQUENCES]:
         lines += _list_lines(f"  {name:<{width}}  ", state[name])
     if len(names) > MAX_SEQUENCES:
-        lines.append(f"  ... {_count(len(names) - MAX_SEQUENCES, 'line')} more (--json has them)")
+        lines.append(f"  ... {count(len(names) - MAX_SEQUENCES, 'line')} more (--json has them)")
     return lines
 
 
@@ -155,7 +156,7 @@ def _sequence_lines(sequences: list[dict[str, Any]]) -> list[str]:
         lines.append("  " + "  ".join(cells))
     if len(ordered) > MAX_SEQUENCES:
         num_hidden = len(ordered) - MAX_SEQUENCES
-        lines.append(f"  ... {_count(num_hidden, 'sequence')} more (--json has them)")
+        lines.append(f"  ... {count(num_hidden, 'sequence')} more (--json has them)")
     return lines
 
 
@@ -165,14 +166,14 @@ def _input_lines(divergence: Divergence) -> list[str]:
     hidden = divergence.num_inputs_omitted + max(0, len(divergence.inputs) - MAX_INPUTS)
     lines = [f"Given to the core {since}:"]
     if hidden:
-        lines.append(f"  ... {_count(hidden, 'event')} before")
+        lines.append(f"  ... {count(hidden, 'event')} before")
     for event in divergence.inputs[-MAX_INPUTS:]:
         lines.append(f"  seq {event.seq:<9} {_cut(event.text, WIDTH - 16)}")
     return lines
 
 
 def _history_lines(history: History, origin_ns: int) -> list[str]:
-    key = f"{history.key[0]}.{history.key[1]}" if history.key else "of unknown key"
+    key = show_key(history.key) if history.key else "of unknown key"
     sequences = ", ".join(map(str, history.seq_ids))
     noun = "sequence" if len(history.seq_ids) == 1 else "sequences"
     lines = [f"The life of request {key}" + (f" ({noun} {sequences}):" if sequences else ":")]
@@ -186,7 +187,7 @@ def _history_lines(history: History, origin_ns: int) -> list[str]:
     is_one = len(history.seq_ids) <= 1
     lines += [_history_line(line, origin_ns, is_one) for line in head]
     if hidden:
-        lines.append(f"  ... {_count(hidden, 'line')} more (--json has them)")
+        lines.append(f"  ... {count(hidden, 'line')} more (--json has them)")
     return lines + [_history_line(line, origin_ns, is_one) for line in tail]
 
 
@@ -199,7 +200,3 @@ def _history_line(line: HistoryLine, origin_ns: int, is_one: bool) -> str:
     many = f", {line.num_tokens:,} tokens" if line.last_step != line.step else ""
     detail = f": {line.detail}{many}" if line.detail else ""
     return f"  {time_s:>11}  {line.seq:>8}  {steps:>11}  {line.what}{whose}{detail}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

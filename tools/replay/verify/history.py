@@ -76,8 +76,7 @@ def history_of(
     journal: Journal, index: int, until_seq: int, *, key: RequestKey | None, seq_id: int = 0
 ) -> History | None:
     """Of the request with this key, or this sequence, up to the record `until_seq` in segment
-    `index`;
-    None if the journal knows nothing of it. All of that was replayed: it decodes."""
+    `index`; None if the journal knows nothing of it. All of that was replayed: it decodes."""
     born, key, seq_ids = _birth(journal, index, until_seq, key, seq_id)
     teller = _Teller(key, seq_ids)
     for number in range(born if born is not None else 0, index + 1):

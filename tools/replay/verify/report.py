@@ -9,6 +9,7 @@ import msgspec
 from tokenreel.messages.journal import JournalDamaged
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.reading.journal import Journal, JournalMissing
+from tokenreel.tools.replay.text_layout import count
 from tokenreel.tools.replay.verify.blame import DAMAGED_JOURNAL, UNKNOWN, Cause
 from tokenreel.tools.replay.verify.divergence_text import detail_lines, place_lines, row, short_line
 from tokenreel.tools.replay.verify.spans import damage_of
@@ -110,10 +111,10 @@ def _run_lines(journal: Journal, verdict: Verdict) -> list[str]:
         ("configuration", configuration),
         (
             "replayed",
-            f"{_count(totals.num_events, 'event')}, {_count(totals.num_effects, 'effect')}, "
-            f"{_count(totals.num_steps, 'step')}, {_count(totals.num_tokens, 'token')} "
-            f"of {_count(totals.num_records, 'record')} "
-            f"in {_count(totals.num_segments, 'segment')}",
+            f"{count(totals.num_events, 'event')}, {count(totals.num_effects, 'effect')}, "
+            f"{count(totals.num_steps, 'step')}, {count(totals.num_tokens, 'token')} "
+            f"of {count(totals.num_records, 'record')} "
+            f"in {count(totals.num_segments, 'segment')}",
         ),
         ("time", f"{recorded}{duration_s:,.3f} s replayed{speed}"),
     ]
@@ -125,7 +126,7 @@ def _notes(journal: Journal, verdict: Verdict) -> list[str]:
     totals = verdict.totals
     if totals.num_gaps:
         notes.append(
-            f"{_count(totals.num_gaps, 'gap')}: {_count(totals.num_records_lost, 'record')} never "
+            f"{count(totals.num_gaps, 'gap')}: {count(totals.num_records_lost, 'record')} never "
             "written; a snapshot follows each gap, and the replay went on from there"
         )
     notes += _bounds(journal, verdict.within)
@@ -163,10 +164,6 @@ def _bounds(journal: Journal, within: Range) -> list[str]:
     if within.until < journal.segments[-1].next_seq - 1:
         notes.append(f"replayed up to seq {within.until}")
     return notes
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _plain(value: Any) -> str:
