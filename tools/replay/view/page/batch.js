@@ -2,8 +2,8 @@
 
 import { byId, element, showTooltip } from "./dom.js";
 import { number } from "./format.js";
-import { ownerVariable } from "./palette.js";
-import { toggleHighlight } from "./search.js";
+import { requestButton } from "./request_button.js";
+import { fill, head, note } from "./table.js";
 import { view, watch } from "./view_state.js";
 
 const COLUMNS = [
@@ -18,72 +18,28 @@ const COLUMNS = [
 
 export function setUpBatch() {
   const table = byId("batch");
-  table.append(
-    element(
-      "thead",
-      {},
-      element(
-        "tr",
-        {},
-        ...COLUMNS.map(([title, kind]) =>
-          element("th", { class: kind.replace("grows", ""), scope: "col" }, title),
-        ),
-      ),
-    ),
-    element("tbody"),
-  );
+  head(table, COLUMNS);
   watch(["shown", "highlight"], draw);
   table.addEventListener("pointermove", hover);
   table.addEventListener("pointerleave", () => showTooltip(null));
 }
 
-/** A request's name as a button that highlights it. Names come from the journal: text only. */
-export function requestButton(sequence) {
-  const choice = sequence.choice ? ` #${sequence.choice}` : "";
-  return element(
-    "button",
-    {
-      class: "name",
-      type: "button",
-      onclick: () => toggleHighlight(sequence.request),
-      "aria-pressed": String(view.highlight?.id === sequence.request),
-      title: `sequence ${sequence.seq}`,
-    },
-    element("span", { class: "dot", "--dot": ownerVariable(sequence.seq) }),
-    `${sequence.request}${choice}`,
-  );
-}
-
 function draw() {
   const running = view.shown?.running;
-  const body = byId("batch").tBodies[0];
-  if (!running) return body.replaceChildren();
+  if (!running) return fill(byId("batch"), []);
   const scheduled = running.first.filter((sequence) => sequence.chunk).length;
   byId("batch-count").textContent =
     `${number(running.count)} of ${number(view.run.config.max_num_seqs)}, ${number(scheduled)} in this step`;
   const rows = running.first.map(row);
-  if (!rows.length) rows.push(note("nobody runs"));
+  if (!rows.length) rows.push(note("nobody runs", COLUMNS));
   if (running.count > running.first.length) {
-    rows.push(note(`and ${number(running.count - running.first.length)} more`));
+    rows.push(note(`and ${number(running.count - running.first.length)} more`, COLUMNS));
   }
-  keepFocus(body, rows);
+  fill(byId("batch"), rows);
   byId("batch").classList.toggle(
     "dims",
     rows.some((each) => each.classList.contains("is-highlighted")),
   );
-}
-
-/** The rows are new at every step; whoever had the keyboard's focus by name gets it back. */
-export function keepFocus(body, rows) {
-  const focused = body.contains(document.activeElement) ? document.activeElement.textContent : null;
-  body.replaceChildren(...rows);
-  if (focused === null) return;
-  const again = [...body.querySelectorAll("button")].find((each) => each.textContent === focused);
-  again?.focus({ preventScroll: true });
-}
-
-function note(text) {
-  return element("tr", {}, element("td", { class: "empty", colspan: COLUMNS.length }, text));
 }
 
 function row(sequence) {

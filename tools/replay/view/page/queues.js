@@ -1,8 +1,9 @@
 // Those who do not run: waiting in order, blocked behind a sibling, finished and not delivered.
 
-import { keepFocus, requestButton } from "./batch.js";
 import { byId, element } from "./dom.js";
 import { number, plural } from "./format.js";
+import { requestButton } from "./request_button.js";
+import { fill, head, note } from "./table.js";
 import { view, watch } from "./view_state.js";
 
 const COLUMNS = [
@@ -14,41 +15,25 @@ const COLUMNS = [
 ];
 
 export function setUpQueues() {
-  byId("waiting").append(
-    element(
-      "thead",
-      {},
-      element(
-        "tr",
-        {},
-        ...COLUMNS.map(([title, kind]) => element("th", { class: kind, scope: "col" }, title)),
-      ),
-    ),
-    element("tbody"),
-  );
+  head(byId("waiting"), COLUMNS);
   watch(["shown", "highlight"], draw);
 }
 
 function draw() {
   const shown = view.shown;
-  const body = byId("waiting").tBodies[0];
-  if (!shown) return body.replaceChildren();
+  if (!shown) return fill(byId("waiting"), []);
   const { waiting, blocked, finished } = shown;
   byId("waiting-count").textContent = number(waiting.count);
   const rows = waiting.first.map((sequence, index) => row(sequence, index));
-  if (!rows.length) rows.push(note("nobody waits"));
+  if (!rows.length) rows.push(note("nobody waits", COLUMNS));
   if (waiting.count > waiting.first.length) {
-    rows.push(note(`and ${number(waiting.count - waiting.first.length)} more`));
+    rows.push(note(`and ${number(waiting.count - waiting.first.length)} more`, COLUMNS));
   }
-  keepFocus(body, rows);
+  fill(byId("waiting"), rows);
   byId("others").replaceChildren(
     ...group(blocked, "blocked, until a sibling has computed the prompt"),
     ...group(finished, "finished, not delivered yet"),
   );
-}
-
-function note(text) {
-  return element("tr", {}, element("td", { class: "empty", colspan: COLUMNS.length }, text));
 }
 
 function row(sequence, index) {

@@ -1,8 +1,8 @@
 // Why the step is as it is: its budget, who was passed over, who gave way, what is still open.
 
-import { requestButton } from "./batch.js";
 import { byId, element } from "./dom.js";
 import { number, percent, plural } from "./format.js";
+import { requestButton } from "./request_button.js";
 import { view, watch } from "./view_state.js";
 
 export function setUpReasons() {
