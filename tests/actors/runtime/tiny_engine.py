@@ -135,7 +135,6 @@ if __name__ == "__main__":
         raise SystemExit(run_companion(sys.argv[2], Path(sys.argv[3]), sys.argv[4:]))
     if sys.argv[1] == "child":
         raise SystemExit(run_child(sys.argv[2], sys.argv[3], sys.argv[4:]))
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, also if the suite has none
     tiny_limits = SupervisorLimits(**json.loads(sys.argv[2]))
     raise SystemExit(
         asyncio.run(supervise(Path(sys.argv[1]), tiny_limits, json.loads(sys.argv[3])))
