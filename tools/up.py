@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from tokenreel.actors.runtime.child import API_KEY_VARIABLE, plan_engine, plan_view
+from tokenreel.actors.runtime.child import API_KEY_VARIABLE, ChildPlan, plan_engine
 from tokenreel.actors.runtime.console import Console
 from tokenreel.actors.runtime.run_directory import RunDirectory, remove_stale_directories
 from tokenreel.actors.runtime.supervisor import Supervisor, SupervisorLimits
@@ -22,6 +22,7 @@ from tokenreel.tools.up_flags import (
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+VIEW_MODULE = "tokenreel.tools.replay"
 EXAMPLE_QUESTION = "What is 17 + 25?"
 EXAMPLE_PROMPT = "Once upon a time"
 
@@ -79,7 +80,7 @@ async def _serve(
     with RunDirectory() as run:
         topology = Topology(run.path)
         topology.write_options(options)
-        companions = (plan_view(topology),) if options.debug_view else ()
+        companions = (_debug_view(topology),) if options.debug_view else ()
         supervisor = Supervisor(
             topology=topology,
             plans=(*plan_engine(options), *companions),
@@ -89,6 +90,12 @@ async def _serve(
             limits=limits,
         )
         return await supervisor.run()
+
+
+def _debug_view(topology: Topology) -> ChildPlan:
+    """The view of the run's own journal, which the frontend hands through."""
+    what = ("view", str(topology.journal_link), "--socket", str(topology.view_socket))
+    return ChildPlan("view", (sys.executable, "-P", "-m", VIEW_MODULE, *what), is_companion=True)
 
 
 def _url_host(host: str) -> str:

@@ -14,12 +14,11 @@ from pathlib import Path
 import msgspec
 
 from tokenreel.actors.runtime.console import Console, LineSplitter
-from tokenreel.actors.runtime.topology import ROLES, Topology, entry_module
+from tokenreel.actors.runtime.topology import ROLES, entry_module
 from tokenreel.messages.options import EngineOptions
 
 API_KEY_VARIABLE = "TOKENREEL_API_KEY"
 READ_BYTES = 1 << 16
-VIEW_MODULE = "tokenreel.tools.replay"
 
 
 class ChildPlan(msgspec.Struct, frozen=True):
@@ -40,13 +39,6 @@ def plan_engine(options: EngineOptions) -> tuple[ChildPlan, ...]:
     """Every actor of an engine. `-P` keeps the working directory off the import path."""
     python = (sys.executable, "-P", "-m")
     return tuple(ChildPlan(role, (*python, entry_module(role, options))) for role in ROLES)
-
-
-def plan_view(topology: Topology) -> ChildPlan:
-    """The debug view of the run's own journal."""
-    journal, place = str(topology.journal_link), str(topology.view_socket)
-    python = (sys.executable, "-P", "-m", VIEW_MODULE, "view", journal, "--socket", place)
-    return ChildPlan("view", python, is_companion=True)
 
 
 class Child:
