@@ -16,15 +16,9 @@ from tokenreel.tools import up_values as values
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 DEMO_MODEL_NAME = "tokenreel-demo"
 USAGE_EXIT_CODE = 2
-MAX_PIPELINE_DEPTH = 3
 MAX_SEED = (1 << 64) - 1
-MAX_NUM_SEQS = 8192
-MAX_BATCHED_TOKENS = 1 << 20
-MAX_QUEUED_REQS = 1 << 20
 MAX_BODY_BYTES = 48 << 20
 """What fits one frame between actors, with room for the rest of the request."""
-MAX_NUM_BLOCKS = 1 << 24
-"""What the core can keep count of in some two gigabytes."""
 
 DESCRIPTION = """\
 Serve a language model over an OpenAI-compatible HTTP API, and keep a journal of every event that
@@ -251,21 +245,21 @@ def _add_scheduling_flags(parser: UpParser) -> None:
     ).add_argument
     add(
         "--max-num-seqs",
-        type=values.integer(1, MAX_NUM_SEQS),
+        type=values.integer(1, values.MAX_NUM_SEQS),
         default=256,
         metavar="N",
         help="sequences running at once",
     )
     add(
         "--max-num-batched-tokens",
-        type=values.integer(1, MAX_BATCHED_TOKENS),
+        type=values.integer(1, values.MAX_BATCHED_TOKENS),
         default=2048,
         metavar="TOKENS",
         help="computed in one step, prompts and outputs together; longer prompts take several",
     )
     add(
         "--max-num-queued-reqs",
-        type=values.integer(0, MAX_QUEUED_REQS),
+        type=values.integer(0, values.MAX_QUEUED_REQS),
         default=1024,
         metavar="N",
         help="requests taken in beyond those that can run; more get 429 with Retry-After",
@@ -279,7 +273,7 @@ def _add_scheduling_flags(parser: UpParser) -> None:
     )
     add(
         "--pipeline-depth",
-        type=values.integer(1, MAX_PIPELINE_DEPTH),
+        type=values.integer(1, values.MAX_PIPELINE_DEPTH),
         default=2,
         metavar="STEPS",
         help="steps decided before the first of them has come back, 1 to 3",
@@ -298,7 +292,7 @@ def _add_memory_flags(parser: UpParser) -> None:
     )
     add(
         "--num-gpu-blocks-override",
-        type=values.integer(1, MAX_NUM_BLOCKS),
+        type=values.integer(1, values.MAX_NUM_BLOCKS),
         metavar="BLOCKS",
         help="so many blocks, whatever the memory, on a CPU too; for tests",
     )

@@ -9,6 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 MAX_BLOCK_SIZE = 1024
+MAX_PIPELINE_DEPTH = 3
+MAX_NUM_SEQS = 8192
+MAX_BATCHED_TOKENS = 1 << 20
+MAX_QUEUED_REQS = 1 << 20
+MAX_NUM_BLOCKS = 1 << 24
+"""What the core can keep count of in some two gigabytes."""
 MAX_SECONDS = 86400
 MAX_SIZE = (1 << 63) - 1
 

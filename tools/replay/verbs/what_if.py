@@ -8,15 +8,17 @@ from pathlib import Path
 
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.replay.exit_codes import EXIT_FAULT, EXIT_OK
 from tokenreel.tools.replay.reading.journal import add_journal_argument, open_journal
 from tokenreel.tools.replay.recording.recording import lift
 from tokenreel.tools.replay.what_if.fit import NoSteps
 from tokenreel.tools.replay.what_if.plot import CannotDraw, draw
+from tokenreel.tools.replay.what_if.simulate import SimulationFailed
 from tokenreel.tools.replay.what_if.text import as_text
 from tokenreel.tools.replay.what_if.variants import (
     MAX_VARIANTS,
     SETTINGS,
+    SHORT_NAMES,
     Variant,
     VariantError,
     make_variant,
@@ -25,7 +27,8 @@ from tokenreel.tools.replay.what_if.variants import (
 )
 from tokenreel.tools.replay.what_if.what_if import NothingToAsk, as_builtins, what_if
 
-SHORTCUTS = {"policy": "scheduling_policy", "blocks": "num_blocks", "depth": "pipeline_depth"}
+SHORTCUTS = ("policy", "blocks", "depth")
+"""Settings that are flags of their own, by their short names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +84,9 @@ def run(options: argparse.Namespace) -> int:
         answer = what_if(recording, variants, options.closed_loop)
     except (VariantError, NoSteps, NothingToAsk) as error:
         raise UsageError(str(error)) from None
+    except SimulationFailed as failure:  # the core's fault, not this tool's
+        print(f"engine-replay: {failure}", file=sys.stderr)
+        return EXIT_FAULT
     for note in journal.notes:
         print(f"note: {note}", file=sys.stderr)
     if options.json:
@@ -98,10 +104,10 @@ def run(options: argparse.Namespace) -> int:
 def _variants(options: argparse.Namespace, recorded: CoreConfig) -> list[Variant]:
     """Raises VariantError."""
     pairs = list(options.set)
-    for flag, key in SHORTCUTS.items():
+    for flag in SHORTCUTS:
         value = getattr(options, flag)
         if value is not None:
-            pairs.append(f"{key}={value}")
+            pairs.append(f"{SHORT_NAMES[flag]}={value}")
     variants = [make_variant(name_of_settings(pairs), pairs, recorded)] if pairs else []
     variants += [parse_variant(text, recorded) for text in options.variant]
     if len(variants) > MAX_VARIANTS:

@@ -14,6 +14,7 @@ import msgspec
 
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
+from tokenreel.actors.core.scenario import MAX_STEPS_BEGUN
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.ids import RequestKey, SeqId
 from tokenreel.messages.outputs import (
@@ -132,10 +133,15 @@ class _Simulation:
         """Everything that has arrived by now, then as many steps as the core wants."""
         while self._inbox and self._inbox[0][0] <= now_ns:
             self._apply(now_ns, heapq.heappop(self._inbox)[2])
-        while self._engine.wants_step():
+        for _ in range(MAX_STEPS_BEGUN):
+            if not self._engine.wants_step():
+                return now_ns
             now_ns += self._latencies.turn_ns
             self._apply(now_ns, StepBegan(self._engine.next_step_id))
-        return now_ns
+        raise SimulationFailed(
+            f"after {now_ns / 1e9:.3f} s the core wants a step again and again, "
+            f"{MAX_STEPS_BEGUN} times"
+        )
 
     def _apply(self, now_ns: int, event: CoreEvent) -> None:
         self._builder.take_event(now_ns, event)

@@ -15,13 +15,6 @@ from tokenreel.tools import up_values
 MAX_VARIANTS = 16
 MAX_NAME_CHARS = 16
 
-# As in tools/py, which cannot be imported here: it knows the runtime, and with it zmq.
-MAX_PIPELINE_DEPTH = 3
-MAX_NUM_SEQS = 8192
-MAX_BATCHED_TOKENS = 1 << 20
-MAX_QUEUED_REQS = 1 << 20
-MAX_NUM_BLOCKS = 1 << 24
-
 
 class VariantError(ValueError):
     """One line that says what is wrong with a variant, and what would be right."""
@@ -50,12 +43,12 @@ def _policy(text: str) -> str:
 
 
 SETTINGS: dict[str, Callable[[str], int | str | bool]] = {
-    "max_num_seqs": up_values.integer(1, MAX_NUM_SEQS),
-    "max_num_batched_tokens": up_values.integer(1, MAX_BATCHED_TOKENS),
-    "max_num_queued_reqs": up_values.integer(0, MAX_QUEUED_REQS),
+    "max_num_seqs": up_values.integer(1, up_values.MAX_NUM_SEQS),
+    "max_num_batched_tokens": up_values.integer(1, up_values.MAX_BATCHED_TOKENS),
+    "max_num_queued_reqs": up_values.integer(0, up_values.MAX_QUEUED_REQS),
     "scheduling_policy": _policy,
-    "pipeline_depth": up_values.integer(1, MAX_PIPELINE_DEPTH),
-    "num_blocks": up_values.integer(1, MAX_NUM_BLOCKS),
+    "pipeline_depth": up_values.integer(1, up_values.MAX_PIPELINE_DEPTH),
+    "num_blocks": up_values.integer(1, up_values.MAX_NUM_BLOCKS),
     "block_size": up_values.block_size,
     "max_model_len": up_values.integer(1),
     "enable_prefix_caching": _switch,

@@ -288,5 +288,13 @@ def test_a_core_that_stalls_fails_the_simulation(
         simulate(clients, recording.config, Linear(), LATENCIES)
 
 
+def test_a_core_that_never_has_enough_steps_fails_the_simulation(
+    recording: Recording, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "wants_step", lambda self: True)
+    with pytest.raises(SimulationFailed, match="wants a step again and again"):
+        simulate(clients, recording.config, Linear(), LATENCIES)
+
+
 def _end(request: RecordedRequest) -> int:
     return max(sequence.finished_ns for sequence in request.sequences)

@@ -3,8 +3,6 @@
 import pytest
 from capturing import CONFIG
 
-from tokenreel.tools import up_flags
-from tokenreel.tools.replay.what_if import variants
 from tokenreel.tools.replay.what_if.variants import (
     SETTINGS,
     SHORT_NAMES,
@@ -85,17 +83,6 @@ def test_one_setting_gives_a_variant_its_name() -> None:
     assert name_of_settings(["max_num_batched_tokens=64"]) == "set"
     assert name_of_settings(["depth=1", "blocks=9"]) == "set"
     assert make_variant("set", ["depth=1", "blocks=9"], CONFIG).config.num_blocks == 9
-
-
-def test_the_limits_are_those_of_engine_up() -> None:
-    for name in (
-        "MAX_PIPELINE_DEPTH",
-        "MAX_NUM_SEQS",
-        "MAX_BATCHED_TOKENS",
-        "MAX_QUEUED_REQS",
-        "MAX_NUM_BLOCKS",
-    ):
-        assert getattr(variants, name) == getattr(up_flags, name)
 
 
 def test_short_names_stand_for_settings() -> None:

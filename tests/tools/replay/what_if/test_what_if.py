@@ -292,7 +292,8 @@ def test_a_variant_under_which_the_core_fails_is_named(
     monkeypatch.setattr(Engine, "apply", broken)
     assert main(["what-if", str(run_dir), "--variant", "shallow:depth=1"]) == EXIT_FAULT
     printed = capsys.readouterr()
-    assert "variant shallow: after " in printed.err and "LookupError" in printed.err
+    assert printed.err.startswith("engine-replay: variant shallow: after ")
+    assert "LookupError" in printed.err
     assert len(printed.err.splitlines()) == 1 and not printed.out
 
 
