@@ -25,6 +25,7 @@ from tokenreel.actors.core.scenario import Scenario
 from tokenreel.actors.runtime.code_identity import package_version
 from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.reading.journal import open_journal
+from tokenreel.tools.replay.redact.survey import ranks
 from tokenreel.tools.replay.shrink.lifting import max_turns_of, scenario_of
 from tokenreel.tools.replay.shrink.shrink import anything
 from tokenreel.tools.replay.shrink.symptoms import AnyOf
@@ -136,9 +137,19 @@ def fix(kept: Path, code: CoreCode) -> None:
 
 
 def write_scenario(run: Path, scenario: Scenario) -> None:
+    """Holds no text and no name; priorities, which clients choose freely, become their ranks."""
     run.mkdir(exist_ok=True)
-    encoded = msgspec.json.format(msgspec.json.encode(scenario), indent=1)
+    encoded = msgspec.json.format(msgspec.json.encode(_with_ranks(scenario)), indent=1)
     (run / SCENARIO).write_bytes(encoded + b"\n")
+
+
+def _with_ranks(scenario: Scenario) -> Scenario:
+    rank = ranks(request.priority for request in scenario.requests)
+    requests = tuple(
+        msgspec.structs.replace(request, priority=rank[request.priority])
+        for request in scenario.requests
+    )
+    return msgspec.structs.replace(scenario, requests=requests)
 
 
 def _free_place(into: Path, name: str) -> Path:

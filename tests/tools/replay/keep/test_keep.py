@@ -26,6 +26,7 @@ from tokenreel.tools.replay.exit_codes import (
 )
 from tokenreel.tools.replay.keep.keep import (
     ABOUT,
+    SCENARIO,
     CannotKeep,
     Guards,
     about,
@@ -224,6 +225,19 @@ def test_a_run_of_code_that_decided_otherwise_is_kept_as_a_scenario(
 
     assert about(into / "slow").guards is Guards.SOUNDNESS
     assert complaint(into / "slow", CODE) is None
+
+
+def test_a_kept_scenario_holds_the_order_of_priorities_and_not_what_clients_chose(
+    tmp_path: Path, into: Path, keep_verb: Callable[..., int]
+) -> None:
+    chosen = [0, 70_123, -8_123, 5, 70_123]
+    asked = [Asked(prompt=[number, 2, 3], priority=p) for number, p in enumerate(chosen)]
+    run = converse(tmp_path / "run", asked)
+
+    assert keep_verb(run, "--name", "ranked", "--as", "scenario") == EXIT_OK
+
+    kept = msgspec.json.decode((into / "ranked" / SCENARIO).read_bytes(), type=Scenario)
+    assert [request.priority for request in kept.requests] == [0, 2, -1, 1, 2]
 
 
 def test_a_scenario_that_goes_wrong_is_complained_of(
