@@ -17,7 +17,7 @@ OF_TEXTS = (SEQUENCES, CACHE)
 
 def disagreement(original: Any, redacted: Any, key_of: KeyMap) -> str | None:
     """The path of the first field in which two messages, states or lists of them differ though
-    they should not; None if there is none."""
+    they should not; None if there is none. Never a text of the original."""
     if original == redacted:
         return None
     if isinstance(original, list | tuple) and isinstance(redacted, list | tuple):
@@ -32,7 +32,8 @@ def disagreement(original: Any, redacted: Any, key_of: KeyMap) -> str | None:
         return f" ({type(original).__name__} became {type(redacted).__name__})"
     if isinstance(original, msgspec.Struct):
         return _of_structs(original, redacted, key_of)
-    return f" ({original} became {redacted})"
+    # Numbers alone are told: people paste this line into reports, and a text may be anybody's.
+    return f" ({original} became {redacted})" if isinstance(original, int) else ""
 
 
 def _of_structs(original: msgspec.Struct, redacted: msgspec.Struct, key_of: KeyMap) -> str | None:
