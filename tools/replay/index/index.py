@@ -16,7 +16,6 @@ from tokenreel.tools.replay.index.indexer import Indexer
 from tokenreel.tools.replay.index.part import IndexDamaged, Part
 from tokenreel.tools.replay.index.rows import TABLES, Completion, Step, column_of, row_at
 from tokenreel.tools.replay.index.walk import Start, Walk
-from tokenreel.tools.replay.reading.committed import Position, first_position
 from tokenreel.tools.replay.reading.journal import Journal, open_journal
 
 if TYPE_CHECKING:
@@ -92,15 +91,6 @@ class Index:
                 row: Step = row_at(Step, *self._packed_table(number, "steps"), place)
                 return row if row.completed_seq else self._completed_later(row, number + 1)
         raise LookupError(f"step {step_id:,} is not in the journal; {self._steps_told()}")
-
-    def position_before(self, number: int, t_ns: int) -> Position:
-        """A place in a segment behind which every event at or behind `t_ns` lies."""
-        times = self._column(number, "steps", "t_ns")
-        place = bisect_left(times, t_ns) - 1
-        if place < 0:
-            return first_position(self.journal.segments[number])
-        offset = self._column(number, "steps", "offset")[place]
-        return Position(offset, self._column(number, "steps", "seq")[place])
 
     @cached_property
     def steps(self) -> "Steps":

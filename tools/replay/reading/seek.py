@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple
 
-from tokenreel.messages.journal import INPUT, SegmentHeader
+from tokenreel.messages.journal import SegmentHeader
 from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.index.index import Index
-from tokenreel.tools.replay.reading.committed import committed_records
 
 PLACE_HELP = "SEQ, step:N, a time since the start (12.5s, 1m30s) or a date with time (ISO 8601)"
 """For `--from` and `--until`."""
@@ -74,26 +72,3 @@ def seek(text: str) -> Place:
     since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
     microseconds = (since_epoch.days * 86_400 + since_epoch.seconds) * 10**6
     return Place(Kind.WALL, (microseconds + since_epoch.microseconds) * 1000, text)
-
-
-def seq_at(index: Index, place: Place) -> int:
-    """The seq of the first event at or behind `place`; one behind the last if there is none.
-    Raises UsageError for a step that is not in the journal."""
-    if place.kind is Kind.SEQ:
-        return place.value
-    if place.kind is Kind.STEP:
-        try:
-            return index.seq_of_step(place.value)
-        except LookupError as error:
-            raise UsageError(f"{place.text}: {error.args[0]}") from None
-    segments = index.journal.segments
-    t_ns = place.clock_ns(segments[0].header)
-    for number, segment in enumerate(segments):
-        if segment.last_t_ns >= t_ns:
-            records = committed_records(
-                index.journal.directory, segment, index.position_before(number, t_ns)
-            )
-            for record in records:
-                if record.flags & INPUT and record.t_ns >= t_ns:
-                    return record.seq
-    return segments[-1].next_seq
