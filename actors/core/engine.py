@@ -72,7 +72,8 @@ class Engine:
         """The scheduler has nothing to do until another event comes."""
         self._changed: dict[SeqId, Sequence] = {}
         self._policy = POLICIES[config.scheduling_policy]()
-        self._scheduler = Scheduler(config, self.queues, self.kv)
+        self.scheduler = Scheduler(config, self.queues, self.kv)
+        """Another that decides alike may take its place, between two events."""
 
     def apply(self, event: CoreEvent) -> list[Effect]:
         """What follows from `event`. Raises only if the core itself is at fault."""
@@ -156,7 +157,7 @@ class Engine:
             return self._ignore()
         if len(self.open_steps) >= self.config.pipeline_depth:
             return self._ignore()
-        step = self._scheduler.compose(event.step_id)
+        step = self.scheduler.compose(event.step_id)
         effects: list[Effect] = list(step.preempted)
         for preempted in step.preempted:
             self._note_change(self.sequences[preempted.seq_id])
@@ -167,7 +168,7 @@ class Engine:
             self.open_steps.append(OpenStep(step.step_id, step.shares))
             for sequence in step.sequences:
                 self._changed[sequence.seq_id] = sequence
-            effects.append(self._scheduler.message(step))
+            effects.append(self.scheduler.message(step))
             effects.append(self._decided(step))
         return effects
 

@@ -64,7 +64,7 @@ class Watch:
         """Does nothing if it is attached to it already."""
         if self._engine is not engine:
             self._engine = engine
-            engine._scheduler = _WatchedScheduler(engine, self)
+            engine.scheduler = _WatchedScheduler(engine, self)
 
     def passed_over(self, seq_id: SeqId, step_id: StepId) -> PassedOver | None:
         """Why `seq_id` is not in the step that was just composed; None if it is, or has ended."""
