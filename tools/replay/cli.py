@@ -24,6 +24,7 @@ from tokenreel.tools.replay.exit_codes import (
 )
 from tokenreel.tools.replay.index.replica import ReplayDiverged
 from tokenreel.tools.replay.reading.journal import JournalMissing
+from tokenreel.tools.replay.text_layout import printable
 
 VERBS = {
     "verify": "does this code decide as it did then?",
@@ -116,7 +117,7 @@ def _parse(given: list[str]) -> tuple[Verb, argparse.Namespace]:
 
 
 def _fail(exit_code: int, line: str) -> int:
-    print(f"engine-replay: {line}", file=sys.stderr)
+    print(f"engine-replay: {printable(line)}", file=sys.stderr)
     return exit_code
 
 

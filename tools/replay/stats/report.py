@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from tokenreel.tools.replay.stats.stats import Bin, Spread, Statistics
-from tokenreel.tools.replay.text_layout import count
+from tokenreel.tools.replay.text_layout import count, printable
 
 BAR_WIDTH = 40
 LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "pipeline_depth")
@@ -20,7 +20,7 @@ def as_text(found: Statistics) -> str:
         _histogram("steps by duration on the worker/ms", found.step_durations, "{:g} to {:g}", 0),
         _histogram("steps by number of sequences", found.batch_sizes, "{:,.0f}-{:,.0f}", 1),
     ]
-    lines = "\n\n".join("\n".join(section) for section in sections if section)
+    lines = "\n\n".join("\n".join(map(printable, section)) for section in sections if section)
     return "\n".join([lines, *(f"note: {note}" for note in found.notes)])
 
 

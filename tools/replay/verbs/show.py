@@ -16,6 +16,7 @@ from tokenreel.tools.replay.reading.stream import RunStream
 from tokenreel.tools.replay.show.filters import Filter, parse_steps, parse_types
 from tokenreel.tools.replay.show.ranges import Range
 from tokenreel.tools.replay.show.show import EFFECTS_LEGEND, HEADING, LEGEND, as_json, lines
+from tokenreel.tools.replay.text_layout import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +113,7 @@ class _Output:
         is_terminal = sys.stdout.isatty()
         self._width = shutil.get_terminal_size().columns if is_terminal else 0
         self._flushes = options.follow
+        self._is_json = options.json
         if options.json:
             return
         if options.legend or (options.legend is None and is_terminal):
@@ -119,7 +121,7 @@ class _Output:
         print(HEADING)
 
     def write(self, found: list[str]) -> None:
-        for line in found:
+        for line in found if self._is_json else map(printable, found):
             if self._width and len(line) > self._width:
                 line = line[: self._width - 1] + "\N{HORIZONTAL ELLIPSIS}"
             print(line)

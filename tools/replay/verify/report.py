@@ -9,7 +9,7 @@ import msgspec
 from tokenreel.messages.journal import JournalDamaged
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.reading.journal import Journal, JournalMissing
-from tokenreel.tools.replay.text_layout import count
+from tokenreel.tools.replay.text_layout import count, printable
 from tokenreel.tools.replay.verify.blame import DAMAGED_JOURNAL, UNKNOWN, Cause
 from tokenreel.tools.replay.verify.divergence_text import detail_lines, place_lines, row, short_line
 from tokenreel.tools.replay.verify.spans import damage_of
@@ -31,7 +31,7 @@ def as_text(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:
         lines += [short_line(divergence) for divergence in verdict.divergences[1:]]
     if verdict.reproduced is not None and verdict.divergence is None:
         lines += ["", "As recorded then:", verdict.reproduced.traceback.rstrip()]
-    return "\n".join(lines)
+    return "\n".join(map(printable, "\n".join(lines).split("\n")))
 
 
 def as_json(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:

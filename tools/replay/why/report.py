@@ -9,7 +9,7 @@ import msgspec
 from tokenreel.messages.steps import Unscheduled
 from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.reasons import cause, lack_of_blocks
-from tokenreel.tools.replay.text_layout import WIDTH, count, some
+from tokenreel.tools.replay.text_layout import WIDTH, count, printable, some
 from tokenreel.tools.replay.why.fold import folded
 from tokenreel.tools.replay.why.latency import GROUPS
 from tokenreel.tools.replay.why.life import Happening, Life, Preempted, SequenceLife, Wait, Work
@@ -40,7 +40,7 @@ def as_text(life: Life, start_ns: int, notes: list[str], *, with_all: bool = Fal
             *_story_lines(life, sequence, start_ns, with_all),
         ]
         lines += ["", *_latency_lines(sequence)]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    return "\n".join(map(printable, [*lines, *(f"note: {note}" for note in notes)]))
 
 
 def as_json(life: Life, start_ns: int, notes: list[str]) -> str:
