@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -156,9 +157,10 @@ def test_what_is_no_journal_is_told_in_one_line(
         tmp_path / "pipe": "is no regular file",
         Path("/dev/zero"): "is no regular file",
         run.parent: f"name one, such as the latest: {run}",
+        tmp_path / ("x" * 300): "File name too long",
     }
-    for path, line in expected.items():
-        assert main(["verify", str(path)]) == EXIT_MISSING
+    for verb, (path, line) in product(("verify", "show", "index"), expected.items()):
+        assert main([verb, str(path)]) == EXIT_MISSING
         captured = capsys.readouterr()
         assert captured.out == ""
         assert line in captured.err and captured.err.count("\n") == 1

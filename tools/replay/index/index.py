@@ -16,7 +16,7 @@ from tokenreel.tools.replay.index.indexer import Indexer
 from tokenreel.tools.replay.index.part import IndexDamaged, Part
 from tokenreel.tools.replay.index.rows import TABLES, Completion, Step, column_of, row_at
 from tokenreel.tools.replay.index.walk import Start, Walk
-from tokenreel.tools.replay.reading.journal import Journal, open_journal
+from tokenreel.tools.replay.reading.journal import Journal, open_journal, reading
 
 if TYPE_CHECKING:
     from array import array
@@ -37,7 +37,8 @@ def open_index(
     installed one is not stored. `anew`: what lies there is made again.
     """
     began = time.monotonic()
-    indexer = Indexer(path, code or installed_core(), progress, anew)
+    with reading(path):
+        indexer = Indexer(path, code or installed_core(), progress, anew)
     journal = open_journal(path, indexer.check)
     indexer.finish()
     return Index(journal, indexer, time.monotonic() - began)

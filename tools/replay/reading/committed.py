@@ -12,7 +12,7 @@ from tokenreel.messages.journal import (
     read_record,
 )
 from tokenreel.messages.journal_reader import SegmentSummary
-from tokenreel.tools.replay.reading.journal import JournalMissing
+from tokenreel.tools.replay.reading.journal import reading
 
 PIECE_BYTES = 1 << 20
 
@@ -37,26 +37,24 @@ def committed_records(
     offset, seq = position
     link: int | None = None
     num_bytes = PIECE_BYTES
-    try:
-        with open(directory / segment.name, "rb", buffering=0) as file:
-            while offset < segment.committed_length:
-                file.seek(offset)
-                piece = memoryview(file.read(min(num_bytes, segment.committed_length - offset)))
-                start = 0
-                while (found := read_record(piece, start, segment.header.salt)) is not None:
-                    record, crc, record_link = found
-                    if record.seq != seq or link not in (None, record_link):
-                        raise _changed(segment, offset + start)
-                    size = len(record.payload)
-                    yield record._replace(offset=offset + start)
-                    start += RECORD_HEADER_BYTES + size + (-size & 7)
-                    link, seq = crc, seq + 1
-                if start == 0 and len(piece) < num_bytes:
-                    raise _changed(segment, offset)
-                num_bytes = PIECE_BYTES if start else 2 * num_bytes  # a record longer than a piece
-                offset += start
-    except OSError as error:
-        raise JournalMissing(f"cannot read {segment.name}: {error.strerror}") from error
+    path = directory / segment.name
+    with reading(path), open(path, "rb", buffering=0) as file:
+        while offset < segment.committed_length:
+            file.seek(offset)
+            piece = memoryview(file.read(min(num_bytes, segment.committed_length - offset)))
+            start = 0
+            while (found := read_record(piece, start, segment.header.salt)) is not None:
+                record, crc, record_link = found
+                if record.seq != seq or link not in (None, record_link):
+                    raise _changed(segment, offset + start)
+                size = len(record.payload)
+                yield record._replace(offset=offset + start)
+                start += RECORD_HEADER_BYTES + size + (-size & 7)
+                link, seq = crc, seq + 1
+            if start == 0 and len(piece) < num_bytes:
+                raise _changed(segment, offset)
+            num_bytes = PIECE_BYTES if start else 2 * num_bytes  # a record longer than a piece
+            offset += start
 
 
 def _changed(segment: SegmentSummary, offset: int) -> JournalDamaged:

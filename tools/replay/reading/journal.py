@@ -4,6 +4,7 @@ import argparse
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,16 @@ def add_journal_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file into a line about the journal: JournalMissing."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise JournalMissing(f"cannot read {place}: {error.strerror}") from error
+
+
 def check_file(path: Path) -> SegmentSummary:
     """Reads all of a segment file. Raises JournalDamaged, JournalMissing or OSError."""
     return check_segment(read_file(path), path.name)
@@ -70,13 +81,10 @@ def open_journal(path: Path, check: Callable[[Path], SegmentSummary] = check_fil
 
     Raises JournalMissing, and JournalDamaged as `messages.journal_reader` tells.
     """
-    try:
+    with reading(path):
         files, directory = segment_files(path)
         live = is_live(directory)
         segments, notes = _check_files(files, check)
-    except OSError as error:
-        place = error.filename or path
-        raise JournalMissing(f"cannot read {place}: {error.strerror}") from error
     return _describe(path, directory, segments, live, notes)
 
 
@@ -94,10 +102,9 @@ def segment_files(path: Path) -> tuple[list[Path], Path]:
 def read_records(journal: Journal) -> Iterator[tuple[SegmentHeader, str, Iterator[Record]]]:
     """Per segment its header, its name and its committed records."""
     for segment in journal.segments:
-        try:
-            data = read_file(journal.directory / segment.name, segment.committed_length)
-        except OSError as error:
-            raise JournalMissing(f"cannot read {segment.name}: {error.strerror}") from error
+        path = journal.directory / segment.name
+        with reading(path):
+            data = read_file(path, segment.committed_length)
         reader = SegmentReader(data, segment.name)
         yield reader.header, segment.name, iter(reader)
 

@@ -7,7 +7,6 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +30,8 @@ from tokenreel.messages.journal_reader import (
     require_known,
 )
 from tokenreel.tools.replay.reading.journal import (
-    JournalMissing,
     read_file,
+    reading,
     segment_files,
     torn_note,
 )
@@ -67,7 +66,7 @@ class RunStream:
         self._path = path
         self._follow = follow
         self._wait = wait
-        with _reading(path):
+        with reading(path):
             files, self._directory = segment_files(path)
             self.first_header = _header_of(files[0])
             self._first = _first_wanted(files, lambda header: skips(header, self.first_header))
@@ -75,7 +74,7 @@ class RunStream:
     def __iter__(self) -> Iterator[StreamedRecord]:
         previous: SegmentSummary | None = None
         file: Path | None = self._first
-        with _reading(self._path):
+        with reading(self._path):
             while file is not None:
                 with _Tail(file) as tail:
                     yield from self._read_out(tail)
@@ -206,16 +205,6 @@ class _Tail:
                 self._last_t_ns, self.last_type = record.t_ns, record.type
         self._num_records += num_committed
         return records[:num_committed]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file into a line about the journal."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or path
-        raise JournalMissing(f"cannot read {place}: {error.strerror}") from error
 
 
 def _header_of(path: Path) -> SegmentHeader:
