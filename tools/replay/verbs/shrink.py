@@ -2,26 +2,23 @@
 
 import argparse
 import json
-import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from tokenreel.messages.ids import RequestKey
 from tokenreel.tools.replay.cli import UsageError
 from tokenreel.tools.replay.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
 from tokenreel.tools.replay.other_core import OtherCore
 from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
-from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.recording.values import Recording
 from tokenreel.tools.replay.shrink.lifting import scenario_of
+from tokenreel.tools.replay.shrink.progress import Progress
 from tokenreel.tools.replay.shrink.pytest_file import MARK, name_of_test, pytest_file
-from tokenreel.tools.replay.shrink.shrink import Found, Shrunk, anything, look_for, shrink
+from tokenreel.tools.replay.shrink.report import as_json, as_text, in_keys
+from tokenreel.tools.replay.shrink.shrink import anything, look_for, shrink
 from tokenreel.tools.replay.shrink.symptom_divergence import Diverges
 from tokenreel.tools.replay.shrink.symptom_predicate import Predicate, PredicateFault
 from tokenreel.tools.replay.shrink.symptoms import (
@@ -37,8 +34,6 @@ from tokenreel.tools.replay.under_test import NoPackage, run_child
 
 DEFAULT_SECONDS = 60.0
 GRACE_S = 2.0
-TELL_EVERY_S = 0.2
-TELL_LINES_EVERY_S = 10.0
 
 SYMPTOMS = f"""\
 symptoms (without --symptom, the first that shows when the captured run is played):
@@ -121,8 +116,8 @@ def _run(
         return _tell_nothing(options, recording, "time was up before it was over; give --seconds")
     if found is None:
         return _tell_nothing(options, recording, _not_shown(options, recording))
-    progress = _Progress(len(scenario.requests))
-    found = found._replace(sighting=found.sighting._replace(text=_in_keys(found, keys)))
+    progress = Progress(len(scenario.requests))
+    found = found._replace(sighting=found.sighting._replace(text=in_keys(found, keys)))
     shrunk = shrink(found, deadline, progress.update)
     progress.finish()
     path = options.out or Path(f"{name_of_test(shrunk.symptom)}.py")
@@ -135,9 +130,9 @@ def _run(
     text = pytest_file(shrunk.scenario, shrunk.symptom, headline, origin)
     path.write_text(text)
     if options.json:
-        print(json.dumps(_as_json(found, shrunk, path)))
+        print(json.dumps(as_json(found, shrunk, path)))
     else:
-        print(_as_text(found, shrunk, path, text))
+        print(as_text(found, shrunk, path, text))
     return EXIT_OK
 
 
@@ -206,9 +201,12 @@ def _steps(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86,400")
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0 and up to 86,400")
     return number
 
 
@@ -224,32 +222,7 @@ def _require_ours(path: Path) -> None:
         raise UsageError(f"there is no directory {path.parent}")
 
 
-# What is told.
-
-
-class _Progress:
-    """One line on stderr: redrawn on a terminal, else repeated from time to time."""
-
-    def __init__(self, num_requests: int) -> None:
-        self._num_requests = num_requests
-        self._began = self._told_at = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
-
-    def update(self, num_requests: int, num_tries: int) -> None:
-        now = time.monotonic()
-        if now - self._told_at < (TELL_EVERY_S if self._is_terminal else TELL_LINES_EVERY_S):
-            return
-        self._told_at = now
-        line = (
-            f"shrinking: {num_requests:,} of {self._num_requests:,} requests left, "
-            f"{num_tries:,} tries, {now - self._began:.0f} s"
-        )
-        print(f"\r{line}\x1b[K" if self._is_terminal else line, end="", file=sys.stderr)
-        print("" if self._is_terminal else "\n", end="", file=sys.stderr, flush=True)
-
-    def finish(self) -> None:
-        if self._is_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+# When there is nothing.
 
 
 def _not_shown(options: argparse.Namespace, recording: Recording) -> str:
@@ -269,45 +242,3 @@ def _tell_nothing(options: argparse.Namespace, recording: Recording, reason: str
     else:
         print(f"not shrunk: the run of {num_requests:,} requests: {reason}")
     return EXIT_NO_SYMPTOM
-
-
-def _in_keys(found: Found, keys: list[RequestKey]) -> str:
-    """What was seen in the captured run, with its requests named as the other verbs name them."""
-
-    def name(match: re.Match[str]) -> str:
-        number = int(match[1])
-        return f"request {show_key(keys[number])}" if number < len(keys) else match[0]
-
-    return re.sub(r"request (\d+)", name, found.sighting.text)
-
-
-def _as_text(found: Found, shrunk: Shrunk, path: Path, text: str) -> str:
-    before, after = found.scenario.requests, shrunk.scenario.requests
-    effort = f"{shrunk.num_tries:,} tries, {shrunk.duration_s:.1f} s"
-    tail = "each is needed" if shrunk.is_minimal else "time was up: --seconds may find fewer"
-    left = f"{len(after)} request{'s' if len(after) > 1 else ''}"
-    lines = [
-        f"symptom  {found.symptom.name}",
-        f"seen     {found.sighting.text}",
-        f"         in the run of {len(before):,} requests, {found.timing}",
-        f"shrunk   to {left} in {effort}; {tail}",
-        f"seen     {shrunk.sighting.text}",
-        f"wrote    {path}, {text.count(chr(10))} lines; it fails until the bug is fixed:",
-        "",
-        *(f"    {line}".rstrip() for line in text.splitlines()),
-    ]
-    return "\n".join(lines)
-
-
-def _as_json(found: Found, shrunk: Shrunk, path: Path) -> dict[str, Any]:
-    return {
-        "symptom": shrunk.symptom.name,
-        "seen": shrunk.sighting.text,
-        "timing": found.timing,
-        "num_requests": len(found.scenario.requests),
-        "num_requests_left": len(shrunk.scenario.requests),
-        "num_tries": shrunk.num_tries,
-        "duration_s": round(shrunk.duration_s, 3),
-        "is_minimal": shrunk.is_minimal,
-        "test": str(path),
-    }
