@@ -20,8 +20,6 @@ from tokenreel.messages.journal import (
     JournalDamaged,
     Record,
     SegmentHeader,
-    join_snapshot,
-    num_snapshot_parts,
 )
 from tokenreel.messages.journal_meta import (
     CoreFailed,
@@ -34,6 +32,7 @@ from tokenreel.messages.journal_meta import (
 from tokenreel.messages.steps import StepDecided
 from tokenreel.tools.replay.core_code import Core, CoreCode
 from tokenreel.tools.replay.reading.events import RecordedEvent, decode_effect, decode_event
+from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.reading.turns import Turn
 
 
@@ -73,12 +72,12 @@ class Replica:
         self._header: SegmentHeader
         self._segment = ""
         self._meta_payload = b""
-        self._parts: list[bytes] = []
+        self._parts = SnapshotParts()
 
     def enter(self, header: SegmentHeader, segment: str) -> None:
         """What follows belongs to this segment, from its start."""
         self._header, self._segment = header, segment
-        self._parts = []
+        self._parts.forget()
         if header.flags & AFTER_GAP:
             self.engine = None
 
@@ -113,7 +112,7 @@ class Replica:
 
     def apply(self, turn: Turn) -> RecordedEvent | None:
         """The event and what it causes now; None while the replica rests, or if it starts to."""
-        if self._parts:
+        if self._parts.is_begun:
             raise JournalDamaged(
                 self._segment, turn.input.offset, "parts of a snapshot are missing"
             )
@@ -184,13 +183,9 @@ class Replica:
         self._meta_payload, self.meta, self.configuration = payload, meta, configuration
 
     def _meet_snapshot(self, record: Record) -> None:
-        self._parts.append(record.payload)
-        if len(self._parts) < num_snapshot_parts(record.payload):
-            return
-        snapshot = join_snapshot(self._parts)
-        self._parts = []
+        snapshot = self._parts.take(record, self._segment)
         if snapshot is None:
-            raise JournalDamaged(self._segment, record.offset, "a snapshot's parts are mixed up")
+            return
         restore = self._code.restore
         self.engine = self._build(lambda: restore(self.configuration, snapshot), record.offset)
         self.divergence = self.failure = None

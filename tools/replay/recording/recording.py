@@ -19,8 +19,6 @@ from tokenreel.messages.journal import (
     JournalDamaged,
     Record,
     SegmentHeader,
-    join_snapshot,
-    num_snapshot_parts,
 )
 from tokenreel.messages.journal_meta import (
     CoreFailed,
@@ -30,6 +28,7 @@ from tokenreel.messages.journal_meta import (
 )
 from tokenreel.tools.replay.reading.events import decode_effect, decode_event
 from tokenreel.tools.replay.reading.journal import Journal, read_records
+from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.recording.builder import RecordingBuilder
 from tokenreel.tools.replay.recording.values import (
     Abort,
@@ -77,7 +76,7 @@ class _Lifting:
         self._failure: CoreFailed | None = None
         self._segment = ""
         self._needs_snapshot = False
-        self._snapshot_parts: list[bytes] = []
+        self._snapshot_parts = SnapshotParts()
         self._input_ns = 0
         self._num_gaps = 0
 
@@ -101,6 +100,8 @@ class _Lifting:
 
     def take(self, record: Record) -> None:
         if record.flags & INPUT:
+            if self._needs_snapshot:
+                raise self._damaged(record, "neither the run's first segment nor a snapshot")
             self._input_ns = record.t_ns
             self._builder.take_event(record.t_ns, decode_event(record, self._segment))
         elif record.flags & EFFECT:
@@ -126,18 +127,16 @@ class _Lifting:
             raise self._damaged(record, str(error)) from None
 
     def _take_snapshot(self, record: Record) -> None:
-        self._snapshot_parts.append(record.payload)
-        if len(self._snapshot_parts) < num_snapshot_parts(record.payload):
+        snapshot = self._snapshot_parts.take(record, self._segment)
+        if snapshot is None:
             return
-        snapshot = join_snapshot(self._snapshot_parts)
-        self._snapshot_parts = []
-        if snapshot is None or self._config is None:
-            raise self._damaged(record, "a snapshot's parts are mixed up")
         try:
+            assert self._config is not None  # META comes first
             engine = Engine.restore(self._config, snapshot)
         except SnapshotError as error:
             raise self._damaged(record, f"the core cannot start from this: {error}") from None
         self._builder.take_snapshot(record.t_ns, engine)
+        self._needs_snapshot = False
 
     def _damaged(self, record: Record, reason: str) -> JournalDamaged:
         return JournalDamaged(self._segment, record.offset, reason)

@@ -20,8 +20,6 @@ from tokenreel.messages.journal import (
     JournalDamaged,
     Record,
     SegmentHeader,
-    join_snapshot,
-    num_snapshot_parts,
 )
 from tokenreel.messages.journal_meta import (
     CoreFailed,
@@ -35,6 +33,7 @@ from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
 from tokenreel.tools.replay.core_code import Core, CoreCode
 from tokenreel.tools.replay.reading.events import decode_effect, decode_event
+from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.verify.difference import ABSENT, Difference, first_difference
 from tokenreel.tools.replay.verify.divergence import (
     Diverged,
@@ -66,7 +65,7 @@ class Comparison:
         self._header: SegmentHeader
         self._segment = ""
         self._meta_payload = b""
-        self._snapshot_parts: list[bytes] = []
+        self._snapshot_parts = SnapshotParts()
         self._input: Record | None = None
         self._message: CoreEvent | None = None
         self._effects: list[Effect] = []
@@ -108,7 +107,7 @@ class Comparison:
         """Forgets the state: the next one comes from a snapshot."""
         self._core, self._failure, self.reproduced = None, None, None
         self._effects, self._num_compared = [], 0
-        self._snapshot_parts = []
+        self._snapshot_parts.forget()
 
     def resume(self, meta: Record, snapshot: bytes, last_step_id: int) -> None:
         """What follows stands within the segment that was entered, behind this snapshot."""
@@ -128,7 +127,7 @@ class Comparison:
 
     def require_complete(self) -> None:
         """Everything that the last input caused must have been recorded, in the same segment."""
-        if self._snapshot_parts:
+        if self._snapshot_parts.is_begun:
             raise JournalDamaged(self._segment, HEADER_BYTES, "parts of a snapshot are missing")
         if self._failure is not None:
             failure = f"{self._failure.type_name}: {self._failure.message}"
@@ -228,13 +227,9 @@ class Comparison:
         self._meta_payload, self.meta, self.configuration = record.payload, meta, configuration
 
     def _meet_snapshot(self, record: Record) -> None:
-        self._snapshot_parts.append(record.payload)
-        if len(self._snapshot_parts) < num_snapshot_parts(record.payload):
-            return
-        snapshot = join_snapshot(self._snapshot_parts)
-        self._snapshot_parts = []
+        snapshot = self._snapshot_parts.take(record, self._segment)
         if snapshot is None:
-            raise JournalDamaged(self._segment, record.offset, "a snapshot's parts are mixed up")
+            return
         if self._core is None or self.reproduced is not None:
             self._core = self._build(record, lambda: self._restore(snapshot))
             self.reproduced = None

@@ -13,13 +13,14 @@ from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
 from tokenreel.messages.ids import StepId
-from tokenreel.messages.journal import CORE_FAILED, EFFECT, INPUT
+from tokenreel.messages.journal import CORE_FAILED, EFFECT, INPUT, JournalDamaged
 from tokenreel.messages.journal_meta import core_failed, encode_core_failed
 from tokenreel.messages.outputs import SequenceFinished, TokensEmitted
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.replay.reading.events import recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal
+from tokenreel.tools.replay.reading.writing import RunWriter, run_meta
 from tokenreel.tools.replay.recording.recording import Recording, lift
 
 EVENTS_PER_SEGMENT = 60
@@ -127,6 +128,14 @@ def test_a_run_without_its_first_segments_begins_with_its_snapshot(
             )
     assert any(s.num_inherited for r in inherited for s in r.sequences)
     assert len(late.steps) < len(recording.steps)
+
+
+def test_a_later_segment_without_its_snapshot_is_refused(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", run_meta(CONFIG)) as writer:
+        writer.begin_segment(number=1)
+        writer.write(1, StepBegan(StepId(1)), [])
+    with pytest.raises(JournalDamaged, match="neither the run's first segment nor a snapshot"):
+        lift(open_journal(tmp_path / "run"))
 
 
 def test_what_was_in_flight_at_the_end_is_not_complete(run_dir: Path, tmp_path: Path) -> None:
