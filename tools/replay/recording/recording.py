@@ -30,26 +30,7 @@ from tokenreel.tools.replay.reading.events import decode_effect, decode_event
 from tokenreel.tools.replay.reading.journal import Journal, read_records
 from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.recording.builder import RecordingBuilder
-from tokenreel.tools.replay.recording.values import (
-    Abort,
-    RecordedRequest,
-    RecordedSequence,
-    RecordedStep,
-    Recording,
-    StepWork,
-    StopMatch,
-)
-
-__all__ = [
-    "Abort",
-    "RecordedRequest",
-    "RecordedSequence",
-    "RecordedStep",
-    "Recording",
-    "StepWork",
-    "StopMatch",
-    "lift",
-]
+from tokenreel.tools.replay.recording.values import Recording
 
 
 def lift(journal: Journal) -> Recording:

@@ -21,7 +21,8 @@ from tokenreel.messages.steps import StepBegan, StepCompleted, StepScheduled
 from tokenreel.tools.replay.reading.events import recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.reading.writing import RunWriter, run_meta
-from tokenreel.tools.replay.recording.recording import Recording, lift
+from tokenreel.tools.replay.recording.recording import lift
+from tokenreel.tools.replay.recording.values import Recording
 
 EVENTS_PER_SEGMENT = 60
 

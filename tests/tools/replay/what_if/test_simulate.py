@@ -15,8 +15,8 @@ from tokenreel.actors.core.scenario import Scenario, ScenarioRequest
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.tools.replay.reading.journal import open_journal
-from tokenreel.tools.replay.recording.recording import Recording, lift
-from tokenreel.tools.replay.recording.values import RecordedRequest, StepWork
+from tokenreel.tools.replay.recording.recording import lift
+from tokenreel.tools.replay.recording.values import RecordedRequest, Recording, StepWork
 from tokenreel.tools.replay.what_if.arrivals import ClosedLoop
 from tokenreel.tools.replay.what_if.clients import Clients, clients_of
 from tokenreel.tools.replay.what_if.fit import Latencies

@@ -21,8 +21,8 @@ from tokenreel.messages.journal import EFFECT, INPUT
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.exit_codes import EXIT_FAULT, EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.reading.journal import open_journal
-from tokenreel.tools.replay.recording.recording import Recording, lift
-from tokenreel.tools.replay.recording.values import StepWork
+from tokenreel.tools.replay.recording.recording import lift
+from tokenreel.tools.replay.recording.values import Recording, StepWork
 from tokenreel.tools.replay.what_if.arrivals import ClosedLoop
 from tokenreel.tools.replay.what_if.clients import Answer, ClientRequest, Clients, clients_of
 from tokenreel.tools.replay.what_if.figures import figures_of
