@@ -46,6 +46,12 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_place, "RACY_NS", 0)
 
 
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is old enough to be settled, however slow this machine is."""
+    monkeypatch.setattr(index_place, "RACY_NS", 1 << 62)
+
+
 def made(path: Path) -> list[str]:
     return list(open_index(path, progress=False).made.values())
 
@@ -81,6 +87,7 @@ def test_a_journal_that_is_indexed_is_not_read_again(
     assert set(read) == {HEADER_BYTES}
 
 
+@pytest.mark.usefixtures("fresh")
 def test_a_journal_that_changed_a_moment_before_it_was_indexed_is_checked_again(run: Path) -> None:
     open_index(run, progress=False)
     assert set(made(run)) == {"checked"}
@@ -108,6 +115,7 @@ def test_the_index_of_another_segment_of_the_same_name_is_not_believed(
     assert set(made(other)) == {"built"}
 
 
+@pytest.mark.usefixtures("fresh")
 def test_the_snapshots_of_other_code_are_not_believed(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +261,7 @@ def test_builders_beside_each_other_leave_one_whole_index(run: Path) -> None:
     assert set(made(run)) <= {"checked", "reused"}
 
 
+@pytest.mark.usefixtures("fresh")
 def test_where_nothing_can_be_written_the_index_is_kept_in_the_cache(
     original: Path,
     tmp_path: Path,
