@@ -2,6 +2,7 @@
 messages of the package in DIR, a checkout or a copy of it. It may import nothing of them itself.
 """
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -45,6 +46,8 @@ def use(root: Path) -> None:
         assert spec is not None and spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        parent, _, child = name.rpartition(".")
+        setattr(importlib.import_module(parent), child, module)  # as an import statement does
 
 
 def main(arguments: Sequence[str]) -> int:

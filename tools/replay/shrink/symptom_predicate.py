@@ -1,6 +1,7 @@
 """The symptom `predicate`: whatever a function of the user's own says of a played run."""
 
 import runpy
+import traceback
 
 from tokenreel.actors.core.scenario import Scenario
 from tokenreel.tools.replay.shrink.symptoms import Plain
@@ -31,6 +32,8 @@ class Predicate(Plain):
             self._shows = found[self.function]
         except KeyError as missing:
             raise PredicateFault(f"{path} has no function {missing}") from None
+        except OSError as error:
+            raise PredicateFault(f"{path}: {error.strerror}") from None
         except Exception as error:
             raise PredicateFault(f"{path}: {error!r}") from None
 
@@ -41,5 +44,7 @@ class Predicate(Plain):
         try:
             found = self._shows(played)
         except Exception as error:
-            raise PredicateFault(f"{self.place} raised {error!r}") from error
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{line.filename}, line {line.lineno}"
+            raise PredicateFault(f"{self.place} raised {error!r} ({where})") from error
         return str(found) if found else None

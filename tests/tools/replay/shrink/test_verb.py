@@ -152,8 +152,9 @@ def test_a_predicate_that_fails_is_the_users_fault(
     predicate.write_text("def shows(played):\n    return played.nothing\n")
     for place, complaint in (
         (f"{predicate}", "raised AttributeError"),
+        (f"{predicate}", f"({predicate}, line 2)"),
         (f"{predicate}:other", "has no function 'other'"),
-        (f"{tmp_path}/none.py", "FileNotFoundError"),
+        (f"{tmp_path}/none.py", "No such file"),
     ):
         assert ask(run, "--symptom", f"predicate:{place}") == EXIT_USAGE
         assert complaint in capsys.readouterr().err
@@ -173,6 +174,14 @@ def test_a_divergence_is_told_by_another_core(
     exec(compile(test.read_text(), str(test), "exec"), names)
     with pytest.raises(AssertionError):
         names["test_divergence"]()  # type: ignore[operator]
+
+
+def test_neither_core_need_be_the_installed_one(run: Path, tmp_path: Path) -> None:
+    core, test = plant(tmp_path / "core", STARVATION), tmp_path / "test_it.py"
+    cores = ("--core", core, "--reference", ROOT)
+    assert ask(run, "--symptom", "divergence", *cores, "--out", test) == EXIT_OK
+    passed = python("-m", "pytest", "-q", str(test), cwd=tmp_path)
+    assert passed.returncode == 0, passed.stdout
 
 
 @pytest.mark.parametrize(
