@@ -36,10 +36,11 @@ class StepWords:
         if decided.unscheduled is Unscheduled.NOTHING:
             return "nobody: everyone who could run was scheduled"
         found = self._state.passed_over.get(decided.seq_id)
-        if found is not None and found.refusal is not None and found.why is Why.REFUSED:
-            reason = refusal_text(found.refusal)
-        else:
-            reason = cause(decided.unscheduled)
+        reason = cause(decided.unscheduled)
+        # Who gives way to nobody may be refused twice; the record names the first time.
+        if found is not None and found.why is Why.REFUSED and found.refusal is not None:
+            if found.refusal.reason is decided.unscheduled:
+                reason = refusal_text(found.refusal)
         behind = sum(1 for each in self._state.passed_over.values() if each.why is Why.BEHIND)
         also = f"; {count(behind, 'sequence')} behind it" if behind else ""
         return f"{self.name(decided.seq_id)}: {reason}{also}"

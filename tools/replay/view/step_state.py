@@ -49,7 +49,7 @@ def step_state(engine: Engine, effects: list[Effect]) -> dict[str, Any]:
         "blocked": _listed(queues.blocked.values()),
         "finished": _listed(finished),
         "preempted": [_preemption(engine, effect) for effect in preempted[:MAX_LISTED]],
-        "passed_over": _passed_over(engine, decided),
+        "passed_over": _passed_over(engine, decided, preempted),
         "open_steps": _open_steps(engine),
         "pool": block_map(engine),
         "digest": [f"{value:016x}" for value in decided.digest],
@@ -113,28 +113,33 @@ def _preemption(engine: Engine, effect: SequencePreempted) -> dict[str, Any]:
     }
 
 
-def _passed_over(engine: Engine, decided: StepDecided) -> dict[str, Any] | None:
+def _passed_over(
+    engine: Engine, decided: StepDecided, preempted: list[SequencePreempted]
+) -> dict[str, Any] | None:
     if decided.unscheduled is Unscheduled.NOTHING:
         return None
-    sequence = engine.sequences.get(decided.seq_id)
-    was_running = sequence is not None and sequence.row >= 0
+    sequence = engine.sequences[decided.seq_id]
+    gave_way_to_nobody = any(e.seq_id == e.for_seq_id == decided.seq_id for e in preempted)
+    was_running = sequence.row >= 0 or gave_way_to_nobody
     return {
         "reason": decided.unscheduled.name.lower(),
-        "words": _words(engine, decided, was_running),
+        "words": _words(engine, decided, None if was_running else sequence),
         "seq": decided.seq_id,
-        "request": show_key(sequence.key) if sequence else None,
+        "request": show_key(sequence.key),
         "blocks_needed": decided.num_blocks_needed,
-        "blocks_available": decided.num_free_blocks,
         "was_running": was_running,
     }
 
 
-def _words(engine: Engine, decided: StepDecided, was_running: bool) -> str:
+def _words(engine: Engine, decided: StepDecided, waiting: Sequence | None) -> str:
     if decided.unscheduled is not Unscheduled.BLOCKS:
         return cause(decided.unscheduled)
-    needed, free = decided.num_blocks_needed, decided.num_free_blocks
-    # Whoever starts leaves a block for each that runs, so that nobody is preempted at once.
-    reserved = 0 if was_running else len(engine.queues.running)
+    needed = decided.num_blocks_needed
+    if waiting is None:
+        return lack_of_blocks((needed, needed))
+    # Behind whoever is refused nobody starts: the pool is still as the scheduler found it then.
+    free = engine.kv.num_available_beside(engine.kv.match(waiting))
+    reserved = len(engine.queues.running)
     return lack_of_blocks((needed, needed), (reserved, reserved), (free, free))
 
 
