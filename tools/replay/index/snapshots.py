@@ -169,17 +169,16 @@ def unpack_change(packed: bytes) -> PoolChange:
         num_blocks, is_whole, *columns = msgspec.msgpack.decode(
             decompress(packed), type=tuple[int, bool, bytes, bytes, bytes, bytes, bytes]
         )
-    except (ZlibError, msgspec.MsgspecError) as error:
+        blocks, joined, gone, stamped, stamps = columns
+        starts = range(0, len(joined), LINK_BYTES)
+        links: dict[int, bytes | None] = dict(
+            zip(array("i", blocks), [joined[at : at + LINK_BYTES] for at in starts], strict=True)
+        )
+        links.update(dict.fromkeys(array("i", gone)))
+        stamp_of = dict(zip(array("i", stamped), array("q", stamps), strict=True))
+    except (ZlibError, msgspec.MsgspecError, ValueError) as error:  # columns that do not match
         raise UnpackFailed(str(error)) from None
-    blocks, joined, gone, stamped, stamps = columns
-    starts = range(0, len(joined), LINK_BYTES)
-    links: dict[int, bytes | None] = dict(
-        zip(array("i", blocks), [joined[at : at + LINK_BYTES] for at in starts], strict=True)
-    )
-    links.update(dict.fromkeys(array("i", gone)))
-    return PoolChange(
-        num_blocks, is_whole, links, dict(zip(array("i", stamped), array("q", stamps), strict=True))
-    )
+    return PoolChange(num_blocks, is_whole, links, stamp_of)
 
 
 def _apply(

@@ -1,5 +1,8 @@
 """A snapshot that is kept in pieces comes out byte for byte, whatever was left out before it."""
 
+from zlib import compress
+
+import msgspec
 import pytest
 from capturing import CONFIG, capture
 from hypothesis import given, settings
@@ -100,5 +103,7 @@ def test_pieces_that_do_not_belong_together_are_refused(snapshots: list[bytes]) 
         restored(second.rest, [first.change], second.crc, second.num_bytes)
     with pytest.raises(UnpackFailed):
         restored(b"torn", [first.change], first.crc, first.num_bytes)
-    with pytest.raises(UnpackFailed):
-        unpack_change(b"torn")
+    one_block_without_its_link = (1, True, bytes(4), b"", b"", b"", b"")
+    for packed in (b"torn", compress(msgspec.msgpack.encode(one_block_without_its_link))):
+        with pytest.raises(UnpackFailed):
+            unpack_change(packed)
