@@ -134,7 +134,7 @@ def effect_text(effect: Effect, roster: Roster) -> str:
             return _scheduled_text(effect, roster, len(effect.scheduled))
         case StepDecided():
             digest = " ".join(f"{value:016x}" for value in effect.digest)
-            return f"{_state_text(effect)}{_passed_over_text(effect, roster)}; digest {digest}"
+            return f"{_decided_text(effect, roster)}; digest {digest}"
         case SequencePreempted():
             return "".join(_preempted_texts([effect], roster))
         case TokensEmitted(sequences=sequences):
@@ -196,18 +196,14 @@ def _admit_text(event: AdmitRequest) -> str:
 
 
 def _step_text(effects: list[Effect], roster: Roster) -> str:
-    parts: list[str] = []
+    """Of a step that is narrowed to one request, what is left of it."""
     preempted = [effect for effect in effects if isinstance(effect, SequencePreempted)]
-    for effect in effects:
-        match effect:
-            case StepScheduled():
-                parts.append(_scheduled_text(effect, roster, MAX_TOLD_APART))
-                parts += _preempted_texts(preempted, roster)
-            case StepDecided():
-                parts.append(_state_text(effect) + _passed_over_text(effect, roster))
-    if not parts:
-        parts = ["nothing could be scheduled", *_preempted_texts(preempted, roster)]
-    return "; ".join(parts)
+    parts = [
+        *(_scheduled_text(e, roster, MAX_TOLD_APART) for e in effects if type(e) is StepScheduled),
+        *_preempted_texts(preempted, roster),
+        *(_decided_text(e, roster) for e in effects if type(e) is StepDecided),
+    ]
+    return "; ".join(parts) or "nothing could be scheduled"
 
 
 def _scheduled_text(step: StepScheduled, roster: Roster, max_told_apart: int) -> str:
@@ -254,17 +250,14 @@ def _is_prefill(share: ScheduledSequence, roster: Roster) -> bool:
     return share.start < member.num_prompt_tokens if member is not None else share.num_tokens > 1
 
 
-def _state_text(step: StepDecided) -> str:
-    return f"{step.num_running} run {step.num_waiting} wait {step.num_free_blocks:,} free"
-
-
-def _passed_over_text(step: StepDecided, roster: Roster) -> str:
+def _decided_text(step: StepDecided, roster: Roster) -> str:
+    state = f"{step.num_running} run {step.num_waiting} wait {step.num_free_blocks:,} free"
     if step.unscheduled is Unscheduled.NOTHING:
-        return ""
+        return state
     is_for_blocks = step.unscheduled is Unscheduled.BLOCKS
     needed = step.num_blocks_needed
     why = lack_of_blocks((needed, needed)) if is_for_blocks else cause(step.unscheduled)
-    return f"; {roster.name(step.seq_id)} waits: {why}"
+    return f"{state}; {roster.name(step.seq_id)} waits: {why}"
 
 
 def _preempted_texts(effects: list[SequencePreempted], roster: Roster) -> list[str]:

@@ -23,7 +23,7 @@ from tokenreel.messages.ids import RequestKey, StepId
 from tokenreel.messages.journal import CORE_FAILED, INPUT
 from tokenreel.messages.journal_meta import core_failed, encode_core_failed
 from tokenreel.messages.requests import AbortRequest
-from tokenreel.messages.steps import StepBegan
+from tokenreel.messages.steps import SequencePreempted, StepBegan
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.exit_codes import (
     EXIT_DAMAGED,
@@ -101,6 +101,21 @@ def test_a_request_is_found_under_every_name_and_nothing_of_it_is_missing(
     ]
     with_others = [each for each in found if seq_ids_in(each) - set(seq_ids)]
     assert all("SequencePreempted" in json.dumps(each) for each in with_others)
+
+
+def test_a_preemption_is_told_to_whom_it_happened_and_of_a_step_with_others_nothing_untrue(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [event for event in recorded_events(open_journal(run)) if event.effects]
+    num_told = 0
+    for step in steps:
+        victims = [e.seq_id for e in step.effects if isinstance(e, SequencePreempted)]
+        for seq_id in victims[:1]:
+            begun = ["--from", str(step.seq), "--until", str(step.seq)]
+            (line,) = lines(capsys, run, "--request", f"s{seq_id}", *begun)
+            assert "preempts" in line and "nothing could be scheduled" not in line
+            num_told += 1
+    assert num_told > 3
 
 
 def test_a_sequence_is_found_by_its_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
