@@ -87,7 +87,7 @@ def redact(
     if verdict.divergence is not None:
         raise CannotRedact(
             f"this code does not decide as the journal says (seq {verdict.divergence.seq}, "
-            f"{verdict.divergence.path}): redact it with the code that recorded it"
+            f"{verdict.divergence.path}); the code that recorded it can"
         )
     header = journal.segments[0].header
     clock = RedactedClock(

@@ -91,14 +91,15 @@ def run(options: argparse.Namespace) -> int:
     except NoSymptom as error:
         return _refuse(error, EXIT_NO_SYMPTOM)
     except CannotRedact as error:
-        return _refuse(error, EXIT_DIVERGED)
+        return _refuse(f"{error}; --as scenario keeps its requests", EXIT_DIVERGED)
     except (CannotKeep, CannotCut) as error:
         raise UsageError(str(error)) from None
     except OutOfTime:
         message = f"to play it as a scenario takes more than {SHRINK_SECONDS:.0f} s: keep a part"
         raise UsageError(message) from None
     except OSError as error:
-        raise UsageError(f"cannot write {error.filename}: {error.strerror}") from None
+        where = error.filename or options.into
+        raise UsageError(f"cannot write {where}: {error.strerror}") from None
     print((_as_json if options.json else _as_text)(place))
     return EXIT_OK
 
@@ -119,7 +120,7 @@ def _num_bytes(place: Path) -> int:
     return sum(path.stat().st_size for path in place.iterdir())
 
 
-def _refuse(error: Exception, exit_code: int) -> int:
+def _refuse(error: Exception | str, exit_code: int) -> int:
     print(f"engine-replay: not kept: {error}", file=sys.stderr)
     return exit_code
 

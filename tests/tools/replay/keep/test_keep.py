@@ -318,7 +318,9 @@ def test_a_journal_that_does_not_verify_is_refused(
     run = recorded_by(SlowEngine, tmp_path / "run")
 
     assert keep_verb(run, "--name", "slow") == EXIT_DIVERGED
-    assert "does not decide as the journal says" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not decide as the journal says" in said
+    assert "--as scenario" in said
     assert not list(into.iterdir())
 
 
