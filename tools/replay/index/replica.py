@@ -21,17 +21,11 @@ from tokenreel.messages.journal import (
     Record,
     SegmentHeader,
 )
-from tokenreel.messages.journal_meta import (
-    CoreFailed,
-    MalformedRecord,
-    Meta,
-    core_failed,
-    decode_core_failed,
-    decode_meta,
-)
+from tokenreel.messages.journal_meta import CoreFailed, Meta, core_failed
 from tokenreel.messages.steps import StepDecided
 from tokenreel.tools.replay.core_code import Core, CoreCode
 from tokenreel.tools.replay.reading.events import RecordedEvent, decode_effect, decode_event
+from tokenreel.tools.replay.reading.own_records import read_failure, read_meta
 from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.reading.turns import Turn
 
@@ -99,7 +93,7 @@ class Replica:
     def meet(self, record: Record) -> None:
         """A record of one of the journal's own types."""
         if record.type == META:
-            self._meet_meta(record.payload, record.offset)
+            self._meet_meta(record)
         elif record.type == SNAPSHOT:
             self._meet_snapshot(record)
         elif record.type != RUN_ENDED:
@@ -143,7 +137,7 @@ class Replica:
         and the state's digest after each step say enough: `verify` compares every field."""
         recorded = None
         if turn.failure is not None:
-            recorded = self._recorded_failure(turn.failure)
+            recorded = read_failure(turn.failure, self._segment)
         if failure is not None:
             if recorded is None:
                 return f"the core raised {failure.type_name}: {failure.message}"
@@ -164,23 +158,10 @@ class Replica:
                 self.last_step_id = effect.step_id
         return ""
 
-    def _recorded_failure(self, record: Record) -> CoreFailed:
-        try:
-            return decode_core_failed(record.payload)
-        except MalformedRecord as error:
-            raise JournalDamaged(self._segment, record.offset, str(error)) from None
-
-    def _meet_meta(self, payload: bytes, offset: int) -> None:
-        if payload == self._meta_payload:
-            return
-        try:
-            meta = decode_meta(payload)
-            configuration = msgspec.convert(meta.configuration, self._code.configuration)
-        except (MalformedRecord, msgspec.ValidationError) as error:
-            raise JournalDamaged(
-                self._segment, offset, f"META does not fit this code: {error}"
-            ) from None
-        self._meta_payload, self.meta, self.configuration = payload, meta, configuration
+    def _meet_meta(self, record: Record) -> None:
+        if record.payload != self._meta_payload:
+            found = read_meta(record, self._segment, self._code.configuration)
+            self._meta_payload, (self.meta, self.configuration) = record.payload, found
 
     def _meet_snapshot(self, record: Record) -> None:
         snapshot = self._parts.take(record, self._segment)

@@ -4,8 +4,6 @@ Nothing is re-executed and nothing judged: `lift` only puts together what lies s
 journal, so that a run can be simulated, shrunk or counted without its records.
 """
 
-import msgspec
-
 from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.snapshot import SnapshotError
@@ -20,14 +18,10 @@ from tokenreel.messages.journal import (
     Record,
     SegmentHeader,
 )
-from tokenreel.messages.journal_meta import (
-    CoreFailed,
-    MalformedRecord,
-    decode_core_failed,
-    decode_meta,
-)
+from tokenreel.messages.journal_meta import CoreFailed
 from tokenreel.tools.replay.reading.events import decode_effect, decode_event
 from tokenreel.tools.replay.reading.journal import Journal, read_records
+from tokenreel.tools.replay.reading.own_records import read_failure, read_meta
 from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.recording.builder import RecordingBuilder
 from tokenreel.tools.replay.recording.values import Recording
@@ -88,24 +82,11 @@ class _Lifting:
         elif record.flags & EFFECT:
             self._builder.take_effect(self._input_ns, decode_effect(record, self._segment))
         elif record.type == META:
-            self._take_meta(record)
+            _, self._config = read_meta(record, self._segment, CoreConfig)
         elif record.type == SNAPSHOT and self._needs_snapshot:
             self._take_snapshot(record)
         elif record.type == CORE_FAILED:
-            self._take_failure(record)
-
-    def _take_meta(self, record: Record) -> None:
-        try:
-            configuration = decode_meta(record.payload).configuration
-            self._config = msgspec.convert(configuration, CoreConfig)
-        except (MalformedRecord, msgspec.ValidationError) as error:
-            raise self._damaged(record, f"META does not fit this code: {error}") from None
-
-    def _take_failure(self, record: Record) -> None:
-        try:
-            self._failure = decode_core_failed(record.payload)
-        except MalformedRecord as error:
-            raise self._damaged(record, str(error)) from None
+            self._failure = read_failure(record, self._segment)
 
     def _take_snapshot(self, record: Record) -> None:
         snapshot = self._snapshot_parts.take(record, self._segment)

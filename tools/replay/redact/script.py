@@ -18,8 +18,8 @@ from tokenreel.messages.journal import (
     SegmentHeader,
     join_snapshot,
 )
-from tokenreel.messages.journal_meta import MalformedRecord, decode_meta
 from tokenreel.tools.replay.reading.journal import Journal, read_records
+from tokenreel.tools.replay.reading.own_records import read_meta
 
 _snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
 
@@ -54,7 +54,7 @@ def chapters_of(journal: Journal) -> Iterator[Chapter]:
         yield Chapter(
             header=header,
             name=name,
-            configuration=_configuration(first, name),
+            configuration=read_meta(first, name, CoreConfig)[1],
             snapshot=_joined(parts, name),
             restarts=bool(is_first or has_failed or header.flags & AFTER_GAP),
             records=iter(rest),
@@ -85,13 +85,6 @@ class _Rest:
                 raise JournalDamaged(self._name, record.offset, reason)
             self.has_failed = self.has_failed or record.type == CORE_FAILED
             yield record
-
-
-def _configuration(record: Record, name: str) -> CoreConfig:
-    try:
-        return msgspec.convert(decode_meta(record.payload).configuration, CoreConfig)
-    except (MalformedRecord, msgspec.ValidationError) as error:
-        raise JournalDamaged(name, record.offset, f"META does not fit this code: {error}") from None
 
 
 def _joined(parts: list[bytes], name: str) -> bytes | None:

@@ -21,18 +21,12 @@ from tokenreel.messages.journal import (
     Record,
     SegmentHeader,
 )
-from tokenreel.messages.journal_meta import (
-    CoreFailed,
-    MalformedRecord,
-    Meta,
-    core_failed,
-    decode_core_failed,
-    decode_meta,
-)
+from tokenreel.messages.journal_meta import CoreFailed, Meta, core_failed
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.steps import StepBegan, StepCompleted, StepDecided
 from tokenreel.tools.replay.core_code import Core, CoreCode
 from tokenreel.tools.replay.reading.events import decode_effect, decode_event
+from tokenreel.tools.replay.reading.own_records import read_failure, read_meta
 from tokenreel.tools.replay.reading.snapshot_parts import SnapshotParts
 from tokenreel.tools.replay.verify.difference import ABSENT, Difference, first_difference
 from tokenreel.tools.replay.verify.divergence import (
@@ -213,13 +207,7 @@ class Comparison:
     def _meet_meta(self, record: Record) -> None:
         if record.payload == self._meta_payload:
             return
-        try:
-            meta = decode_meta(record.payload)
-            configuration = msgspec.convert(meta.configuration, self._code.configuration)
-        except (MalformedRecord, msgspec.ValidationError) as error:
-            raise JournalDamaged(
-                self._segment, record.offset, f"META does not fit this code: {error}"
-            ) from None
+        meta, configuration = read_meta(record, self._segment, self._code.configuration)
         if self._core is not None and configuration != self.configuration:
             raise JournalDamaged(
                 self._segment, record.offset, "another configuration than the segment before it"
@@ -261,10 +249,7 @@ class Comparison:
             ) from error
 
     def _meet_failure(self, record: Record) -> None:
-        try:
-            recorded = decode_core_failed(record.payload)
-        except MalformedRecord as error:
-            raise JournalDamaged(self._segment, record.offset, str(error)) from None
+        recorded = read_failure(record, self._segment)
         replayed, self._failure = self._failure, None
         told = f"{recorded.type_name}: {recorded.message}"
         if replayed is None:
