@@ -129,18 +129,30 @@ class RequestLives:
         if not len(steps) or not requests.first_seq_id[row]:
             return [], "", ""
         came = self._step_from(int(requests.admit_seq[row]))
-        end = self._step_at(int(requests.finished_ns[row])) or int(steps.step_id[-1])
+        end = self._end(row)
         first_ns = int(requests.first_scheduled_ns[row])
         if not first_ns:
             return [("waiting", came, max(came, end))], "", ""
         started = self._step_at(first_ns)
-        prefilled = self._step_at(int(requests.first_token_ns[row])) or end
+        end = max(started, end)
+        prefilled = self._step_done_at(int(requests.first_token_ns[row])) or end
         spans: list[Span] = []
         if started > came:
             spans.append(("waiting", came, started - 1))
         if not requests.num_preemptions[row] and requests.finish_reason[row] != FinishReason.ERROR:
             return [*spans, *_running(started, end, prefilled)], "", ""
         return self._followed(row, spans, started, prefilled, end)
+
+    def _end(self, row: int) -> int:
+        """The last step that may have computed it."""
+        requests = self._index.requests
+        finished_ns = int(requests.finished_ns[row])
+        if not finished_ns:
+            return int(self._index.steps.step_id[-1])
+        # Nobody is scheduled past max_tokens; who ends otherwise may be in a step that is open.
+        if requests.finish_reason[row] == FinishReason.LENGTH:
+            return self._step_done_at(finished_ns)
+        return self._step_at(finished_ns)
 
     def _followed(
         self, row: int, spans: list[Span], started: int, prefilled: int, end: int
@@ -202,19 +214,26 @@ class RequestLives:
         return int(steps.step_id[min(row, len(steps) - 1)])
 
     def _step_at(self, t_ns: int) -> int:
-        """The last step composed at this time; 0 for no time."""
+        """The last step composed at this time."""
         steps = self._index.steps
         row = int(np.searchsorted(steps.t_ns, t_ns, side="right")) - 1
+        return int(steps.step_id[max(row, 0)])
+
+    def _step_done_at(self, t_ns: int) -> int:
+        """The last step completed at this time; 0 for no time. Steps complete in their order."""
+        steps = self._index.steps
+        done = steps.completed_t_ns[steps.completed_seq > 0]
+        row = int(np.searchsorted(done, t_ns, side="right")) - 1
         return int(steps.step_id[max(row, 0)]) if t_ns else 0
 
 
 def _running(first: int, last: int, prefilled: int) -> list[Span]:
-    """Steps `first` to `last` of somebody who runs; its first token came at step `prefilled`."""
+    """Steps `first` to `last` of somebody who runs; step `prefilled` put out its first token."""
     spans: list[Span] = []
-    if first < prefilled:
-        spans.append(("prefill", first, min(last, prefilled - 1)))
-    if last >= max(first, prefilled):
-        spans.append(("decode", max(first, prefilled), last))
+    if first <= prefilled:
+        spans.append(("prefill", first, min(last, prefilled)))
+    if last > prefilled:
+        spans.append(("decode", max(first, prefilled + 1), last))
     return spans
 
 

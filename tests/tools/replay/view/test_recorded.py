@@ -197,10 +197,27 @@ def test_who_runs_at_a_step_is_in_prefill_or_decode_there(
         for sequence in state["running"]["first"]:
             life = lives[sequence["request"]]
             if len(life["seqs"]) == 1 and sequence["chunk"]:
-                kinds = [kind for kind, first, last in life["spans"] if first <= step <= last]
-                assert kinds[0] in ("prefill", "decode"), (step, life)
+                (kind,) = [kind for kind, first, last in life["spans"] if first <= step <= last]
+                assert kind in ("prefill", "decode"), (step, life)
+                if not life["preemptions"]:
+                    is_prefill = sequence["scheduled"] <= sequence["prompt"]
+                    assert kind == ("prefill" if is_prefill else "decode"), (step, life)
                 num_checked += 1
     assert num_checked > 200
+
+
+def test_who_is_over_was_last_computed_where_its_life_ends(
+    recorded: Recorded, states: States
+) -> None:
+    last_step: dict[str, int] = {}
+    for step, state in states.items():
+        for sequence in state["running"]["first"]:
+            if sequence["chunk"]:
+                last_step[sequence["request"]] = step
+    lives = [recorded.request(r["id"]) for r in recorded.find_requests("length")["requests"]]
+    assert len(lives) > 10
+    for life in lives:
+        assert life["spans"][-1][2] == last_step[life["id"]], life
 
 
 @pytest.mark.parametrize(
