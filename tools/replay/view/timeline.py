@@ -14,8 +14,8 @@ def bins_of(
     steps: Steps, first: int, last: int, num_bins: int, divergent: Column, origin_ns: int
 ) -> dict[str, Any]:
     """Steps `first` to `last`, in at most `num_bins` bins of equal width. Means are over the steps
-    of a bin; a bin without steps has 0 everywhere. `divergent` are step ids, in order; times are
-    told since `origin_ns`."""
+    of a bin; where a bin has no steps, `first`, `last` and `t_s` say nothing and the rest is 0.
+    `divergent` are step ids, in order; times are told since `origin_ns`."""
     num_bins = min(num_bins, last - first + 1)
     edges = first + (np.arange(num_bins + 1) * (last - first + 1)) // num_bins
     bounds = np.searchsorted(steps.step_id, edges)
@@ -77,10 +77,10 @@ class _Sums:
         return np.round(self.total(column) / np.maximum(self.counts, 1), 2)
 
     def maximum(self, column: Column) -> Column:
-        if not len(column):
-            return np.zeros_like(self.counts)
-        starts = np.minimum(self._bounds[:-1], len(column) - 1)
-        return np.where(self.counts > 0, np.maximum.reduceat(column, starts), 0)
+        """Of numbers that are not negative."""
+        padded = np.concatenate((column, [0]))  # an empty piece at the end starts here
+        found = np.maximum.reduceat(padded, self._bounds[:-1])
+        return np.where(self.counts > 0, found, 0)
 
 
 def _as_64(column: npt.NDArray[Any]) -> Column:

@@ -35,6 +35,12 @@ def by_hand(steps: Steps, first: int, last: int, num_bins: int) -> list[list[int
 IDS = st.lists(st.integers(1, 120), unique=True, min_size=1, max_size=60).map(sorted)
 
 
+def test_the_last_step_counts_where_the_bins_behind_it_are_empty() -> None:
+    steps = steps_with([1, 2, 3], num_tokens=[10, 20, 90])
+    told = bins_of(steps, 1, 6, 2, np.array([], np.int64), 0)
+    assert told["columns"]["tokens_max"] == [90, 0]
+
+
 @given(IDS, st.integers(0, 130), st.integers(0, 130), st.integers(1, 40), st.randoms())
 @settings(derandomize=True, deadline=None)
 def test_bins_are_those_of_a_plain_loop(
