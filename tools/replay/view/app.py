@@ -135,14 +135,10 @@ class Api:
         return self._recorded.step(_number(request.path_params, "step"))
 
     def requests(self, request: Request) -> Any:
-        query = request.query_params.get("query", "")
-        if len(query) > MAX_QUERY_CHARACTERS:
-            message = f"a query has at most {MAX_QUERY_CHARACTERS} characters"
-            raise ApiError(400, message, code="long_query")
-        return self._recorded.find_requests(query)
+        return self._recorded.find_requests(_text(request.query_params, "query"))
 
     def request(self, request: Request) -> Any:
-        return self._recorded.request(request.path_params["request_id"][:MAX_QUERY_CHARACTERS])
+        return self._recorded.request(_text(request.path_params, "request_id"))
 
     def next(self, request: Request) -> Any:
         kind = request.query_params.get("kind", "")
@@ -186,6 +182,14 @@ def _number(asked: Mapping[str, str], name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise ApiError(400, f"{name} is a whole number of at most 19 digits", code="bad_number")
     return min(int(text), MAX_NUMBER)
+
+
+def _text(asked: Mapping[str, str], name: str) -> str:
+    text = asked.get(name, "")
+    if len(text) > MAX_QUERY_CHARACTERS:
+        message = f"{name} has at most {MAX_QUERY_CHARACTERS} characters"
+        raise ApiError(400, message, code="long_query")
+    return text
 
 
 def _file(content: bytes, media_type: str) -> Callable[[Request], Any]:

@@ -50,6 +50,7 @@ async def test_every_question_has_an_answer(page: httpx.AsyncClient, question: s
         ("/api/step/-1", 400),
         (f"/api/requests?query={'a' * 101}", 400),
         ("/api/request/no", 404),
+        (f"/api/request/cmpl-1.7-{'a' * 100}", 400),
         ("/api/next?kind=murder&step=1", 400),
         ("/api/next?kind=miss&step=1&direction=up", 400),
         ("/api/nothing", 404),
