@@ -32,6 +32,7 @@ from tokenreel.tools.replay.reading.entries import Entry, Mark, is_failure
 from tokenreel.tools.replay.reading.events import RecordedEvent
 from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.reading.roster import Roster
+from tokenreel.tools.replay.reasons import cause
 from tokenreel.tools.replay.trace.counters import Counters
 from tokenreel.tools.replay.trace.proto import Arguments, TraceWriter, Uuid
 from tokenreel.tools.replay.trace.request_track import RequestTracks, SequenceTrack
@@ -208,7 +209,7 @@ class JournalTrace:
             if (sequence := self._sequence(share.seq_id)) is not None:
                 sequence.schedule(t_ns)
         slot = self._slot(step_id)
-        arguments = step_arguments(scheduled, decided, self._roster)
+        arguments = _step_arguments(scheduled, decided, self._roster)
         self._open_steps[step_id] = _OpenStep(scheduled, arguments, t_ns, slot)
         self._writer.begin(slot, t_ns, f"step {step_id}", arguments)
         self.counters.count_step(scheduled, decided, self._roster.block_size, t_ns)
@@ -253,7 +254,7 @@ class JournalTrace:
         return began_ns, ended_ns
 
 
-def step_arguments(
+def _step_arguments(
     scheduled: StepScheduled, decided: StepDecided, roster: Roster
 ) -> dict[str, int | str]:
     """What a click on a step shows: its composition, and the state around it."""
@@ -277,6 +278,6 @@ def step_arguments(
         "available blocks": decided.num_free_blocks,
     }
     if decided.unscheduled is not Unscheduled.NOTHING:
-        reason = decided.unscheduled.name.lower().replace("_", " ")
-        found["passed over first"] = f"{roster.name(decided.seq_id)}: {reason}"
+        name = roster.name(decided.seq_id)
+        found["passed over first"] = f"{name}: {cause(decided.unscheduled)}"
     return found
