@@ -1,12 +1,22 @@
 """Tables, folded lists and wrapped lines for a terminal: plain text, at most 100 columns wide."""
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-WIDTH = 100
+MAX_WIDTH = 100
+MIN_WIDTH = 60
 INDENT = "  "
 LABEL_WIDTH = 14
+
+
+def line_width() -> int:
+    """Of what is wrapped. Tables are as wide as what is in them."""
+    if not sys.stdout.isatty():
+        return MAX_WIDTH
+    return min(max(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MIN_WIDTH), MAX_WIDTH)
 
 
 def labelled(label: str, text: str, max_lines: int | None = None, more: str = "") -> list[str]:
@@ -14,7 +24,7 @@ def labelled(label: str, text: str, max_lines: int | None = None, more: str = ""
     says how to see the rest."""
     lines = textwrap.wrap(
         text,
-        WIDTH,
+        line_width(),
         initial_indent=INDENT + label.ljust(LABEL_WIDTH),
         subsequent_indent=INDENT + " " * LABEL_WIDTH,
         break_long_words=False,

@@ -1,5 +1,7 @@
 """What a journal holds is shown as signs: no terminal obeys it, and a line stays one."""
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.core_code import installed_core
 from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.reading.writing import Capture, RunWriter, run_meta
-from tokenreel.tools.replay.text_layout import printable
+from tokenreel.tools.replay.text_layout import labelled, printable
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\nforged line\r\u202e\x7f\x9b"
 SHOWN = "\\x1b[2J\\x1b]0;owned\\x07"
@@ -65,3 +67,18 @@ def test_what_a_core_says_is_only_shown(
 def _assert_only_signs(out: str) -> None:
     assert SHOWN in out
     assert [line for line in out.split("\n") if not line.isprintable()] == []
+
+
+def test_lines_are_wrapped_for_the_terminal_that_shows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = "word " * 60
+
+    def widest() -> int:
+        return max(map(len, labelled("label", words)))
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert 80 < widest() <= 100  # a pipe or a file has no width
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert 70 < widest() <= 80

@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 from tokenreel.tools.replay.reading.request_name import show_key
-from tokenreel.tools.replay.text_layout import WIDTH, count
+from tokenreel.tools.replay.text_layout import count, line_width
 from tokenreel.tools.replay.verify.divergence import Aftermath, Divergence, EffectDifference
 from tokenreel.tools.replay.verify.history import History, HistoryLine
 
@@ -13,6 +13,7 @@ MAX_SEQUENCES = 16
 MAX_INPUTS = 12
 MAX_HISTORY_LINES = 24
 MAX_VALUE_CHARACTERS = 500
+MAX_DRIFT_CHARACTERS = 85
 LABEL_WIDTH = 14
 
 _COLUMNS = (
@@ -33,7 +34,7 @@ def row(label: str, text: str) -> str:
     """One labelled line, or more if the text is long."""
     return textwrap.fill(
         text,
-        WIDTH,
+        line_width(),
         initial_indent=f"  {label:<{LABEL_WIDTH}} ",
         subsequent_indent=" " * (LABEL_WIDTH + 3),
         break_long_words=True,
@@ -75,13 +76,13 @@ def short_line(divergence: Divergence) -> str:
     return (
         f"  seq {divergence.seq}, {divergence.segment}, offset {divergence.offset}, "
         f"step {divergence.step}: {divergence.path}\n"
-        f"      recorded {_cut(divergence.recorded)}\n"
-        f"      replayed {_cut(divergence.replayed)}"
+        f"      recorded {_cut(divergence.recorded, line_width() - 15)}\n"
+        f"      replayed {_cut(divergence.replayed, line_width() - 15)}"
     )
 
 
-def _cut(text: str, width: int = WIDTH - 15) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+def _cut(text: str, num_characters: int) -> str:
+    return text if len(text) <= num_characters else f"{text[: num_characters - 3]}..."
 
 
 def _aftermath_rows(divergence: Divergence, behind: Aftermath) -> list[tuple[str, str]]:
@@ -115,7 +116,8 @@ def _drift(behind: Aftermath) -> str:
 def _difference(found: EffectDifference) -> str:
     return (
         f"{found.path}, at seq {found.seq}, step {found.step}: "
-        f"recorded {_cut(found.recorded)}, replayed {_cut(found.replayed)}"
+        f"recorded {_cut(found.recorded, MAX_DRIFT_CHARACTERS)}, "
+        f"replayed {_cut(found.replayed, MAX_DRIFT_CHARACTERS)}"
     )
 
 
@@ -136,7 +138,7 @@ def _list_lines(label: str, value: Any) -> list[str]:
     if not isinstance(value, list):
         return [f"{label}{value:,}" if isinstance(value, int) else f"{label}{value}"]
     words = [":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value]
-    lines = textwrap.wrap(" ".join(words) or "-", WIDTH - len(label))
+    lines = textwrap.wrap(" ".join(words) or "-", line_width() - len(label))
     if len(lines) > MAX_LINES_PER_LIST:  # what has just changed stands at an end
         half = MAX_LINES_PER_LIST // 2
         num_hidden = len(" ".join(lines[half:-half]).split())
@@ -168,7 +170,7 @@ def _input_lines(divergence: Divergence) -> list[str]:
     if hidden:
         lines.append(f"  ... {count(hidden, 'event')} before")
     for event in divergence.inputs[-MAX_INPUTS:]:
-        lines.append(f"  seq {event.seq:<9} {_cut(event.text, WIDTH - 16)}")
+        lines.append(f"  seq {event.seq:<9} {_cut(event.text, line_width() - 16)}")
     return lines
 
 

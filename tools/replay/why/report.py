@@ -9,7 +9,7 @@ import msgspec
 from tokenreel.messages.steps import Unscheduled
 from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.reasons import cause, lack_of_blocks
-from tokenreel.tools.replay.text_layout import WIDTH, count, printable, some
+from tokenreel.tools.replay.text_layout import count, line_width, printable, some
 from tokenreel.tools.replay.why.fold import folded
 from tokenreel.tools.replay.why.latency import GROUPS
 from tokenreel.tools.replay.why.life import Happening, Life, Preempted, SequenceLife, Wait, Work
@@ -143,7 +143,11 @@ def _story_lines(life: Life, sequence: SequenceLife, start_ns: int, with_all: bo
             continue
         head = _LINE.format(time=f"{(t_ns - start_ns) / 1e9:.6f}", ms=for_ms, steps=steps)
         lines += textwrap.wrap(
-            text, WIDTH, initial_indent=head, subsequent_indent=_INDENT, break_on_hyphens=False
+            text,
+            line_width(),
+            initial_indent=head,
+            subsequent_indent=_INDENT,
+            break_on_hyphens=False,
         )
     if any(isinstance(each, Wait) and _has_kept(each) for each in happenings):
         lines.append(f"{_INDENT}(kept: a free block for each running sequence to grow into)")
@@ -215,14 +219,14 @@ def _has_kept(wait: Wait) -> bool:
 
 def _latency_lines(sequence: SequenceLife) -> list[str]:
     total = sum(sequence.spent.values())
-    lines = [f"  {'where the time went':<62} {'ms':>12} {'%':>6}"]
+    lines = [f"  {'where the time went':<58} {'ms':>12} {'%':>6}"]
     rows = sorted(sequence.spent.items(), key=lambda item: (GROUPS.index(item[0].group), -item[1]))
     before = ""
     for row, ns in rows:
         group = row.group if row.group != before else ""
         before = row.group
-        lines.append(f"  {group:<10}{row.what:<52} {_ms(ns):>12} {_percent(ns, total):>6}")
-    lines.append(f"  {'total':<62} {_ms(total):>12} {_percent(total, total):>6}")
+        lines.append(f"  {group:<10}{row.what:<48} {_ms(ns):>12} {_percent(ns, total):>6}")
+    lines.append(f"  {'total':<58} {_ms(total):>12} {_percent(total, total):>6}")
     if not sequence.has_one_clock:
         lines.append(
             "  (the worker's clock is another than the core's: all of a step is computing)"

@@ -28,14 +28,10 @@ from tokenreel.messages.steps import SequencePreempted, StepBegan, StepScheduled
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
 from tokenreel.tools.replay.reading.events import RecordedEvent, recorded_events
 from tokenreel.tools.replay.reading.journal import Journal, open_journal
+from tokenreel.tools.replay.text_layout import MAX_WIDTH
 from tokenreel.tools.replay.verify.component_state import states_of
 from tokenreel.tools.replay.verify.divergence import Divergence
-from tokenreel.tools.replay.verify.divergence_text import (
-    WIDTH,
-    detail_lines,
-    place_lines,
-    short_line,
-)
+from tokenreel.tools.replay.verify.divergence_text import detail_lines, place_lines, short_line
 from tokenreel.tools.replay.verify.verify import verify
 
 
@@ -58,7 +54,7 @@ def divergence_of(journal: Journal, code: CoreCode) -> Divergence:
 def text_of(divergence: Divergence) -> str:
     lines = [*place_lines(divergence), *detail_lines(divergence, 0), short_line(divergence)]
     text = "\n".join(lines)
-    assert [line for line in text.splitlines() if len(line) > WIDTH] == []
+    assert [line for line in text.splitlines() if len(line) > MAX_WIDTH] == []
     return " ".join(text.split())
 
 
