@@ -9,6 +9,8 @@ from tokenreel.messages.steps import StepScheduled
 
 
 class WriteWatch:
+    """Raises InvariantViolated once such a block is another's, or has two writers."""
+
     def __init__(self) -> None:
         self._writes: dict[StepId, list[tuple[SeqId, BlockId]]] = {}
 
