@@ -114,15 +114,18 @@ class EngineCoreActor(Actor):
             print(error, file=sys.stderr, flush=True)
             self.runtime.exit_code = 1
         statistics, journal = self.statistics(), self._recorder.statistics()
-        stepping_ns = max(1, statistics.stepping_ns)
-        print(
+        told = (
             f"journal: {journal.num_records} records, {journal.num_bytes} bytes in "
-            f"{self._recorder.run_dir}; {statistics.num_steps} steps, of whose time writing it "
-            f"took {100 * statistics.journal_cpu_ns / stepping_ns:.2f} % in processor time "
-            f"({100 * statistics.journal_ns / stepping_ns:.2f} % by the clock), syncing it "
-            f"{100 * statistics.sync_cpu_ns / stepping_ns:.2f} % in a thread of its own",
-            flush=True,
+            f"{self._recorder.run_dir}; {statistics.num_steps} steps"
         )
+        if statistics.stepping_ns:
+            percent = 100 / statistics.stepping_ns
+            told += (
+                f", of whose time writing it took {percent * statistics.journal_cpu_ns:.2f} % in "
+                f"processor time ({percent * statistics.journal_ns:.2f} % by the clock), syncing "
+                f"it {percent * statistics.sync_cpu_ns:.2f} % in a thread of its own"
+            )
+        print(told, flush=True)
 
     def statistics(self) -> CoreStatistics:
         """Raises RuntimeError before the worker is ready."""

@@ -107,6 +107,14 @@ def test_what_the_journal_costs_is_told_in_processor_time_and_by_the_clock(core:
     assert 0 < before.journal_ns < after.journal_ns
 
 
+def test_a_run_without_a_step_has_no_share_of_it(
+    core: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core.actor.close()
+    said = capsys.readouterr().out
+    assert said.startswith("journal: ") and said.endswith("; 0 steps\n")
+
+
 def test_no_frame_is_lost_where_one_arrives_for_each_that_is_taken(
     core: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
