@@ -62,7 +62,7 @@ function passedOver(passed) {
       { class: "reason", "--mark": "var(--waiting)" },
       element("strong", {}, "Passed over first: "),
       who,
-      `: ${passed.words}.`,
+      ` – ${passed.words}.`,
       passed.was_running ? " It was running." : "",
     ),
   ];
