@@ -85,9 +85,11 @@ def step_of(page: Browser) -> int:
 
 def at_step(page: Browser, step: int) -> None:
     """Waits until it is the one, and its state is shown."""
-    page.wait(lambda: step_of(page) == step)
-    told = page.script("return arguments[0].toLocaleString('en-US')", step)
-    page.wait(lambda: f"step {told} (" in page.text("#reasons"))
+    is_shown = (
+        "return document.getElementById('panels').getAttribute('aria-busy') === 'false' &&"
+        "document.getElementById('lanes-box').getAttribute('aria-valuenow') === arguments[0]"
+    )
+    page.wait(lambda: page.script(is_shown, str(step)))
 
 
 def assert_shows(page: Browser, states: States, step: int) -> None:
@@ -280,9 +282,14 @@ def test_a_jump_to_nowhere_says_so(page: Browser, states: States) -> None:
 
 def asked_range(page: Browser) -> tuple[int, int]:
     """The steps that the page has asked for last, to show them in its lanes."""
+    asked = page.wait(lambda: [name for name in resources(page) if "/api/steps?" in name])
+    fields = parse_qs(urlsplit(asked[-1]).query)
+    return int(fields["from"][0]), int(fields["until"][0])
+
+
+def resources(page: Browser) -> list[str]:
     names = page.script("return performance.getEntriesByType('resource').map((e) => e.name)")
-    asked = [parse_qs(urlsplit(name).query) for name in names if "/api/steps?" in name]
-    return int(asked[-1]["from"][0]), int(asked[-1]["until"][0])
+    return [str(name) for name in names]
 
 
 def test_only_the_visible_range_is_asked_for_when_keys_and_wheel_zoom(page: Browser) -> None:

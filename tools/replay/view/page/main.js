@@ -114,6 +114,8 @@ async function loadStep(step) {
 function describeWhere() {
   const { shown, step } = view;
   if (document.activeElement !== byId("step")) byId("step").value = step;
+  // The panels have drawn before this: what they show is this step, or still another.
+  byId("panels").setAttribute("aria-busy", String(shown?.step !== step));
   if (shown?.step !== step) return;
   const took = shown.duration_s === null ? "" : `, took ${duration(shown.duration_s)}`;
   byId("where").textContent = `of ${number(view.run.steps.last)} · at ${clock(shown.t_s)}${took}`;
