@@ -53,6 +53,8 @@ DESTINATIONS_OF: dict[type, tuple[str, ...]] = {
 MAX_DRAINS_PER_TURN = 8
 RETRY_S = 0.001
 """How soon a step is tried again after a reader was too slow to take what it would bring."""
+LINGER_S = 0.01
+"""How long what came during a step may wait for the step's end, to share its write."""
 
 
 class CoreStatistics(msgspec.Struct, frozen=True):
@@ -83,6 +85,9 @@ class EngineCoreActor(Actor):
         """The turn's: type, flags, payload, time. A message stands for its payload if nobody is
         sent it: the journal has to encode it."""
         self._outgoing: list[tuple[str, bytes, bytes]] = []
+        self._has_stepped = False
+        """This turn has begun or completed a step."""
+        self._lingering = False
         self._retrying = False
         self._is_sound = True
         """False once `Engine.apply` has raised: nothing follows from its state any more."""
@@ -103,12 +108,13 @@ class EngineCoreActor(Actor):
                 break
             self._take_all(frames)
         self._begin_steps()
-        self._end_turn()
+        self._end_turn_soon()
 
     def close(self) -> None:
         if self._recorder is None:
             return
         try:
+            self._write_journal()
             self._recorder.close(tidily=self._is_sound)
         except JournalError as error:
             print(error, file=sys.stderr, flush=True)
@@ -194,6 +200,7 @@ class EngineCoreActor(Actor):
     def _apply(self, event: CoreEvent, payload: bytes | StepBegan, attachment: bytes) -> None:
         assert self._engine is not None
         now_ns = self.runtime.clock.monotonic_ns()
+        self._has_stepped |= isinstance(event, StepBegan | StepCompleted)
         self._records.append((tag_of(event), INPUT, payload, now_ns))
         if attachment:
             self._records.append((LOGPROBS, IGNORABLE, attachment, now_ns))
@@ -230,7 +237,22 @@ class EngineCoreActor(Actor):
 
     # What goes out.
 
+    def _end_turn_soon(self) -> None:
+        """While the worker computes and no further step may begin, the core can do nothing for
+        anybody: what came meanwhile goes out with what the step puts out, in one write."""
+        is_computing = self._engine is not None and self._engine.open_steps
+        if self._has_stepped or not is_computing or self._recorder is None:
+            self._end_turn()
+        elif self._records and not self._lingering:
+            self._lingering = True
+            self.runtime.call_later(LINGER_S, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        self._lingering = False
+        self._end_turn()
+
     def _end_turn(self) -> None:
+        self._has_stepped = False
         try:
             self._write_journal()
         except JournalError as error:

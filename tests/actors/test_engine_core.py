@@ -107,6 +107,28 @@ def test_what_the_journal_costs_is_told_in_processor_time_and_by_the_clock(core:
     assert 0 < before.journal_ns < after.journal_ns
 
 
+def test_what_comes_during_a_step_shares_the_write_of_its_end_or_goes_out_soon(
+    core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[Callable[[], None]] = []
+    monkeypatch.setattr(core.actor.runtime, "call_later", lambda _, end: timers.append(end))
+
+    def progress() -> tuple[int, int]:
+        return core.actor.statistics().journal.num_writes, statistics_of(core)["frontend"]
+
+    for number in range(2):  # each begins a step, as the pipeline has room
+        core.send("input_processor", admit(number, max_tokens=5))
+    num_writes, num_told = progress()
+    core.send("input_processor", admit(2))
+    assert progress() == (num_writes, num_told) and len(timers) == 1
+    core.send("worker", StepCompleted(StepId(1), [SampledTokens(SeqId(1), [7])], 10, 20))
+    assert progress() == (num_writes + 1, num_told + 1)
+    core.send("input_processor", admit(3))
+    assert progress() == (num_writes + 1, num_told + 1)
+    timers[0]()
+    assert progress() == (num_writes + 2, num_told + 2)
+
+
 def test_a_run_without_a_step_has_no_share_of_it(
     core: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
