@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 from tokenreel.messages.options import EngineOptions
+from tokenreel.tools.listener import listen
 from tokenreel.tools.up_flags import DEMO_MODEL
 
 LISTEN_BACKLOG = 2048
@@ -52,20 +53,11 @@ def check_model(model: Path, *, needs_weights: bool) -> None:
 def open_listener(host: str, port: int) -> socket.socket:
     """A bound and listening socket: whoever connects from now on waits for the frontend."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
+        return listen(host, port, LISTEN_BACKLOG)
+    except socket.gaierror as error:
         raise Unusable(f"--host {host}: {error.strerror or error}") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(LISTEN_BACKLOG)
     except OSError as error:
-        listener.close()
         raise Unusable(_no_port(host, port, error)) from None
-    return listener
 
 
 def has_chat_template(options: EngineOptions) -> bool:

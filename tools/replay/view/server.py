@@ -13,6 +13,7 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from tokenreel.frontend.http_server import HttpServer
+from tokenreel.tools.listener import listen
 from tokenreel.tools.replay.cli import UsageError
 
 MAX_CONNECTIONS = 128
@@ -22,24 +23,15 @@ BACKLOG = 64
 def listen_on_port(host: str, port: int) -> socket.socket:
     """A bound and listening socket. Raises UsageError with a line that says what to do."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
+        return listen(host, port, BACKLOG)
+    except socket.gaierror as error:
         raise UsageError(f"--host {host}: {error.strerror or error}") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise UsageError(
                 f"port {port} on {host} is in use; choose another with --port"
             ) from None
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror}") from None
-    return listener
 
 
 def listen_on_socket(path: Path) -> socket.socket:
