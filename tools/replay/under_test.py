@@ -2,6 +2,7 @@
 messages of the package in DIR, a checkout or a copy of it. It may import nothing of them itself.
 """
 
+import argparse
 import importlib
 import importlib.util
 import os
@@ -17,6 +18,16 @@ MODULE = "tokenreel.tools.replay.under_test"
 
 class NoPackage(Exception):
     """There is no core in this directory; the message says what is missing."""
+
+
+def add_core_argument(parser: argparse.ArgumentParser) -> None:
+    """As every verb takes it that can ask another core: `options.core`."""
+    parser.add_argument(
+        "--core",
+        type=Path,
+        metavar="DIR",
+        help="ask the core in this checkout or copy of the package, not the installed one",
+    )
 
 
 def package_in(directory: Path) -> Path:

@@ -30,7 +30,7 @@ from tokenreel.tools.replay.shrink.symptoms import (
     Violates,
 )
 from tokenreel.tools.replay.shrink.trial import OutOfTime, Symptom
-from tokenreel.tools.replay.under_test import NoPackage, run_child
+from tokenreel.tools.replay.under_test import NoPackage, add_core_argument, run_child
 
 DEFAULT_SECONDS = 60.0
 GRACE_S = 2.0
@@ -68,12 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="to spend at most; then the smallest so far is written (default: %(default)g)",
     )
-    parser.add_argument(
-        "--core",
-        type=Path,
-        metavar="DIR",
-        help="ask the core in this checkout or copy of the package, not the installed one",
-    )
+    add_core_argument(parser)
     parser.add_argument(
         "--reference",
         type=Path,

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 from tokenreel.messages.journal import JournalDamaged
 from tokenreel.tools.replay.cli import UsageError
@@ -12,7 +11,13 @@ from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_
 from tokenreel.tools.replay.progress import Progress
 from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
 from tokenreel.tools.replay.reading.seek import PLACE_HELP, Place, seek
-from tokenreel.tools.replay.under_test import MODULE, NoPackage, package_in, run_child
+from tokenreel.tools.replay.under_test import (
+    MODULE,
+    NoPackage,
+    add_core_argument,
+    package_in,
+    run_child,
+)
 from tokenreel.tools.replay.verify.blame import Replay, cause_of, replay_in_child
 from tokenreel.tools.replay.verify.bounds import range_of
 from tokenreel.tools.replay.verify.report import as_json, as_text, failure_as_json
@@ -56,12 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="replay segments in N processes at a time; the report is the same (default: 1)",
     )
-    parser.add_argument(
-        "--core",
-        type=Path,
-        metavar="DIR",
-        help="ask the core in this checkout or copy of the package, not the installed one",
-    )
+    add_core_argument(parser)
     parser.add_argument(
         "--once",
         action="store_true",

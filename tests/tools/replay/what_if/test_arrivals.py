@@ -1,9 +1,9 @@
 """A closed loop is told from an open one, and its clients wait as long as they did then."""
 
+from capturing import CONFIG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreel.actors.core.config import CoreConfig
 from tokenreel.messages.ids import BlockHash, RequestKey, SeqId
 from tokenreel.messages.requests import AdmitRequest
 from tokenreel.messages.sampling import FinishReason, SamplingParams, StoppingParams, TextParams
@@ -15,15 +15,6 @@ from tokenreel.tools.replay.recording.values import (
 from tokenreel.tools.replay.what_if.arrivals import Arrivals, closed_loop_of, is_closed
 from tokenreel.tools.replay.what_if.clients import clients_of
 
-CONFIG = CoreConfig(
-    num_blocks=16,
-    block_size=4,
-    max_model_len=64,
-    max_num_seqs=6,
-    max_num_batched_tokens=24,
-    max_in_flight=64,
-    vocab_size=100,
-)
 START_NS = 1_000_000
 
 
