@@ -1,0 +1,152 @@
+"""Products of bfloat16 on Intel's AMX: tiles of 16 rows by 16 columns, summed in float32.
+
+The processor computes the rows of a tile independently and adds along the depth in one order, so
+a row's result does not depend on the rows beside it. Denormal numbers count as zero.
+Source: Intel, Architecture Instruction Set Extensions Programming Reference, chapter on AMX.
+"""
+
+import ctypes
+import functools
+import platform
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic
+
+from tokenreel.kernels.cpu.vector import call_llvm, element_pointer
+
+TILE = 16
+TILE_BYTES = 1024
+"""16 rows of 64 bytes."""
+DEPTH = 32
+"""bfloat16 numbers in a row of a tile."""
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_TILE_DATA = 158, 0x1023, 18
+
+_I8 = ir.IntType(8)
+_I64 = ir.IntType(64)
+_BYTES = _I8.as_pointer()
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether this processor has AMX for bfloat16, and the system lets this process use it."""
+    if platform.machine() != "x86_64":
+        return False
+    features = binding.get_host_cpu_features()
+    if not (features.get("amx-tile") and features.get("amx-bf16")):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_TILE_DATA) == 0)
+
+
+def _tile_configuration() -> np.ndarray:
+    """Palette 1: eight tiles of 16 rows of 64 bytes."""
+    configuration = np.zeros(64, np.uint8)
+    configuration[0] = 1
+    configuration[16:32].view(np.uint16)[:] = 64
+    configuration[48:56] = TILE
+    return configuration
+
+
+TILE_CONFIGURATION = _tile_configuration()
+
+
+@intrinsic
+def begin_tiles(typing, configuration):
+    """Makes this thread's tile registers ready; `end_tiles` lets the system forget them."""
+
+    def generate(context, builder, signature, arguments):
+        zero = ir.Constant(_I64, 0)
+        pointer = element_pointer(context, builder, configuration, arguments[0], zero)
+        call_llvm(builder, "llvm.x86.ldtilecfg", ir.VoidType(), [pointer])
+        return context.get_dummy_value()
+
+    return types.void(configuration), generate
+
+
+@intrinsic
+def end_tiles(typing):
+    def generate(context, builder, signature, arguments):
+        call_llvm(builder, "llvm.x86.tilerelease", ir.VoidType(), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def make_tile_product(num_row_tiles: int):
+    """A compiled product of 16 or 32 rows with a panel of 32 columns:
+    (rows, row offset, row stride, weights, weight offset, steps, out, out offset).
+
+    Rows hold `32 * steps` bfloat16 numbers each. The panel is [steps, 2 tiles, 16 pairs, 16 columns,
+    2] bfloat16, a pair being two neighbours along the depth. `out` gets [rows, 32] float32.
+    """
+
+    @intrinsic
+    def tile_product(
+        typing, rows, row_offset, row_stride, weights, weight_offset, steps, out, out_offset
+    ):
+        def generate(context, builder, signature, arguments):
+            rows_pointer = element_pointer(context, builder, rows, *arguments[:2])
+            weights_pointer = element_pointer(context, builder, weights, *arguments[3:5])
+            out_pointer = element_pointer(context, builder, out, *arguments[6:8])
+            row_bytes = builder.mul(arguments[2], _I64(2))
+            _emit(
+                builder,
+                num_row_tiles,
+                builder.bitcast(rows_pointer, _BYTES),
+                row_bytes,
+                builder.bitcast(weights_pointer, _BYTES),
+                arguments[5],
+                builder.bitcast(out_pointer, _BYTES),
+            )
+            return context.get_dummy_value()
+
+        offset = types.intp
+        signature = types.void(rows, offset, offset, weights, offset, offset, out, offset)
+        return signature, generate
+
+    return tile_product
+
+
+def _emit(builder, num_row_tiles, rows, row_bytes, weights, steps, out):
+    """Registers: sums in 0 to 3 (row tile by column tile), rows in 4 and 5, weights in 6 and 7."""
+    void = ir.VoidType()
+
+    def tile(number):
+        return ir.Constant(_I8, number)
+
+    def tile_load(number, pointer, stride):
+        call_llvm(builder, "llvm.x86.tileloadd64", void, [tile(number), pointer, stride])
+
+    def row_start(pointer, row_tile):
+        return builder.gep(pointer, [builder.mul(row_bytes, _I64(row_tile * TILE))])
+
+    for number in range(2 * num_row_tiles):
+        call_llvm(builder, "llvm.x86.tilezero", void, [tile(number)])
+    before = builder.block
+    loop = builder.append_basic_block("depth")
+    after = builder.append_basic_block("sums")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step = builder.phi(_I64)
+    step.add_incoming(_I64(0), before)
+    row_position = builder.gep(rows, [builder.mul(step, _I64(2 * DEPTH))])
+    panel_position = builder.gep(weights, [builder.mul(step, _I64(2 * TILE_BYTES))])
+    for column_tile in range(2):
+        pointer = builder.gep(panel_position, [_I64(column_tile * TILE_BYTES)])
+        tile_load(6 + column_tile, pointer, _I64(64))
+    for row_tile in range(num_row_tiles):
+        tile_load(4 + row_tile, row_start(row_position, row_tile), row_bytes)
+        for column_tile in range(2):
+            operands = [2 * row_tile + column_tile, 4 + row_tile, 6 + column_tile]
+            call_llvm(builder, "llvm.x86.tdpbf16ps", void, [tile(n) for n in operands])
+    following = builder.add(step, _I64(1))
+    step.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
+    builder.position_at_end(after)
+    for row_tile in range(num_row_tiles):
+        for column_tile in range(2):
+            place = builder.gep(out, [_I64(row_tile * TILE * 128 + column_tile * 64)])
+            number = tile(2 * row_tile + column_tile)
+            call_llvm(builder, "llvm.x86.tilestored64", void, [number, place, _I64(128)])
