@@ -78,8 +78,9 @@ def make_tile_product(num_row_tiles: int):
     """A compiled product of 16 or 32 rows with a panel of 32 columns:
     (rows, row offset, row stride, weights, weight offset, steps, out, out offset).
 
-    Rows hold `32 * steps` bfloat16 numbers each. The panel is [steps, 2 tiles, 16 pairs, 16 columns,
-    2] bfloat16, a pair being two neighbours along the depth. `out` gets [rows, 32] float32.
+    Rows hold `32 * steps` bfloat16 numbers each. The panel is [steps, 2 tiles, 16 pairs, 16
+    columns, 2] bfloat16, a pair being two neighbours along the depth. `out` gets [rows, 32]
+    float32.
     """
 
     @intrinsic

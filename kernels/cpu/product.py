@@ -7,7 +7,6 @@ while they are in the first-level cache.
 
 from typing import Any
 
-import numpy as np
 import torch
 from llvmlite import binding, ir
 from numba import types

@@ -225,6 +225,17 @@ def largest_lane(typing, vector):
     return types.float32(f32x16), generate
 
 
+@intrinsic
+def largest_or_nan(typing, a, b):
+    """The largest of all lanes of both; NaN if any lane is."""
+
+    def generate(context, builder, signature, arguments):
+        larger = call_llvm(builder, "llvm.maximum.v16f32", _VECTOR, list(arguments))
+        return call_llvm(builder, "llvm.vector.reduce.fmaximum.v16f32", _F32, [larger])
+
+    return types.float32(f32x16, f32x16), generate
+
+
 def _fold(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any:
     width = LANES
     while width > 1:
