@@ -1,0 +1,1 @@
+"""What the machine would allow: the floor that `engine-bench overhead` computes."""

@@ -1,0 +1,53 @@
+"""Where a result goes: the terminal, a file, a plot; and the exit code that sums it up."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenreel.tools.bench.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from tokenreel.tools.bench.problem import UsageError
+from tokenreel.tools.bench.results.report import head_lines
+from tokenreel.tools.bench.results.result import AnyResult, write_result
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Before minutes are spent: whether the result could be written. Raises UsageError."""
+    plot = getattr(options, "plot", None)
+    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot {plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+    for path in (options.json, plot, options.save_result and _named(options, "", "")):
+        if path and not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no directory {path.parent}")
+
+
+def finish(
+    options: argparse.Namespace, result: AnyResult, lines: Sequence[str], has_failed: bool
+) -> int:
+    """Print and write; return the exit code. Raises BadResult, CannotDraw."""
+    print("\n".join([*head_lines(result), "", *lines]))
+    verb = type(result).__name__.lower()
+    paths = [options.json] if options.json else []
+    if options.save_result:
+        paths.append(_named(options, verb, result.label))
+    for path in paths:
+        write_result(path, result)
+        print(f"written: {path}")
+    if getattr(options, "plot", None) is not None:
+        from tokenreel.tools.bench.results.plot import draw
+
+        draw(result, options.plot)
+        print(f"drawn: {options.plot}")
+    if result.is_interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if has_failed else EXIT_OK
+
+
+def _named(options: argparse.Namespace, verb: str, label: str) -> Path:
+    directory: Path = options.result_dir or Path()
+    if options.result_filename is not None:
+        return directory.joinpath(options.result_filename)
+    safe = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in label)
+    return directory / f"{verb}-{safe}-{time.strftime('%Y%m%d-%H%M%S')}.json"

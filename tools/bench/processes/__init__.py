@@ -1,0 +1,1 @@
+"""Programs that are measured: started, heard, watched and ended."""

@@ -1,0 +1,117 @@
+"""A program that is measured: started, heard line by line, interrupted when done."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, perf_counter
+from typing import NamedTuple, TypeVar
+
+from tokenreel.tools.bench.problem import Unavailable
+
+STOP_TIMEOUT_S = 45.0
+"""Longer than engine-up needs to drain what may be in flight."""
+MAX_LINES = 10_000
+"""That are kept of what it prints; later ones are read and forgotten."""
+TAIL_LINES = 15
+_PR_SET_PDEATHSIG = 1
+FoundT = TypeVar("FoundT")
+
+
+class ChildFailed(Unavailable):
+    """It ended, or did not say in time what it should; with the end of what it printed."""
+
+
+class Line(NamedTuple):
+    at_s: float
+    """`perf_counter` when it was read."""
+    text: str
+
+
+class ChildProcess:
+    """Use as a context manager: it ends with the block, and with this process however that ends.
+
+    It is in a session of its own, so that a terminal's Ctrl-C reaches it only through `stop`.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Starts it. Raises ChildFailed if there is no such program."""
+        self.name = os.path.basename(command[0])
+        self.lines: list[Line] = []
+        self._changed = threading.Condition()
+        self._is_silent = False
+        self.started_s = perf_counter()
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+                env={**os.environ, **(environment or {})},
+            )
+        except OSError as error:
+            raise ChildFailed(f"{command[0]} cannot be started: {error.strerror}") from None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> "ChildProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_for(self, find: Callable[[list[Line]], FoundT | None], timeout_s: float) -> FoundT:
+        """What `find` makes of the lines, as soon as it is not None. Raises ChildFailed."""
+        deadline = monotonic() + timeout_s
+        with self._changed:
+            while True:
+                found = find(self.lines)
+                if found is not None:
+                    return found
+                if self._is_silent:
+                    raise ChildFailed(self._say("ended"))
+                if not self._changed.wait(max(0.0, deadline - monotonic())):
+                    raise ChildFailed(self._say(f"was not ready after {timeout_s:g} s"))
+
+    def stop(self) -> int:
+        """Interrupt it, kill it if it does not leave; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        exit_code = self.process.wait()
+        self._reader.join(STOP_TIMEOUT_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return exit_code
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            with self._changed:
+                if len(self.lines) < MAX_LINES:
+                    self.lines.append(Line(perf_counter(), text.rstrip("\n")))
+                self._changed.notify_all()
+        with self._changed:
+            self._is_silent = True
+            self._changed.notify_all()
+
+    def _say(self, what: str) -> str:
+        tail = [f"  | {line.text}" for line in self.lines[-TAIL_LINES:]]
+        return "\n".join([f"{self.name} {what}", *tail])
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

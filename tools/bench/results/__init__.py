@@ -1,0 +1,1 @@
+"""What was measured: figures, the result file, text, plot, comparison."""

@@ -1,0 +1,142 @@
+"""The server that is measured: one that runs already, or an `engine-up` of our own."""
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from tokenreel.actors.runtime.child import API_KEY_VARIABLE
+from tokenreel.tools.bench.client.address import parse_address
+from tokenreel.tools.bench.client.endpoint import Endpoint
+from tokenreel.tools.bench.client.load import Ask
+from tokenreel.tools.bench.flags import model_of
+from tokenreel.tools.bench.problem import UsageError
+from tokenreel.tools.bench.processes.engine import Engine
+from tokenreel.tools.bench.results.result import Server
+from tokenreel.tools.bench.workload.prompts import Prompt
+from tokenreel.tools.up_flags import DEMO_MODEL
+
+DEFAULT_VOCAB_SIZE = 30_000
+API_KEY_VARIABLES = (API_KEY_VARIABLE, "OPENAI_API_KEY")
+DEFAULT_QUEUED_REQS = 1024
+"""Of engine-up."""
+QUEUE_FLAG = "--max-num-queued-reqs"
+
+
+class Target:
+    """A server that is ready. `engine` is None if it is not ours."""
+
+    def __init__(
+        self, endpoint: Endpoint, server: Server, vocab_size: int | None, engine: Engine | None
+    ) -> None:
+        self.endpoint = endpoint
+        self.server = server
+        self.known_vocab_size = vocab_size
+        self.engine = engine
+
+    @property
+    def vocab_size(self) -> int:
+        return self.known_vocab_size or DEFAULT_VOCAB_SIZE
+
+    def processor_times_s(self) -> dict[str, float]:
+        return self.engine.processor_times_s() if self.engine else {}
+
+    def asks(
+        self, prompts: Sequence[Prompt], options: argparse.Namespace, *, is_streaming: bool = True
+    ) -> list[Ask]:
+        """The requests, encoded before any clock starts."""
+        fields: dict[str, Any] = {
+            "model": self.server.model,
+            "temperature": options.temperature,
+            "stream": is_streaming,
+        }
+        if is_streaming:
+            fields["stream_options"] = {"include_usage": True}
+        if options.ignore_eos:
+            fields["ignore_eos"] = True
+        fields |= options.extra_body
+        return [
+            Ask(
+                self.endpoint.request(
+                    fields | {"prompt": prompt.content, "max_tokens": prompt.num_output_tokens}
+                ),
+                prompt.num_tokens,
+                prompt.num_output_tokens,
+                prompt.due_s,
+            )
+            for prompt in prompts
+        ]
+
+
+@contextmanager
+def open_target(
+    options: argparse.Namespace, *, flags: Sequence[str] = (), num_in_flight: int = 0
+) -> Iterator[Target]:
+    """`flags` are further ones for engine-up, which is told to take `num_in_flight` requests.
+
+    Raises UsageError, NotServed, ChildFailed.
+    """
+    base_url = getattr(options, "base_url", None)
+    model = model_of(options)
+    if base_url is not None:
+        if options.engine_flags:
+            raise UsageError("flags behind `--` are for engine-up, which --base-url leaves out")
+        yield _running(base_url, model, options)
+        return
+    engine_flags = [*options.engine_flags, *flags]
+    if num_in_flight > DEFAULT_QUEUED_REQS and QUEUE_FLAG not in engine_flags:
+        engine_flags += [QUEUE_FLAG, str(num_in_flight)]
+    with Engine(model, engine_flags) as engine:
+        url = engine.wait_until_ready(options.ready_check_timeout_sec)
+        endpoint = _endpoint(url, options)
+        server = Server(
+            url=url,
+            model=engine.model_name,
+            flags=engine.flags,
+            is_ours=True,
+            ready_s=engine.ready_s,
+        )
+        vocab_size = getattr(options, "vocab_size", None) or vocab_size_of(model or DEMO_MODEL)
+        yield Target(endpoint, server, vocab_size, engine)
+
+
+def vocab_size_of(model: Path) -> int | None:
+    """As its config.json says; None if it does not."""
+    try:
+        config = json.loads((model / "config.json").read_text())
+        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return size if isinstance(size, int) and size > 1 else None
+
+
+def _running(url: str, model: Path | None, options: argparse.Namespace) -> Target:
+    endpoint = _endpoint(url, options)
+
+    async def ask() -> str:
+        try:
+            return await endpoint.wait_until_ready(options.ready_check_timeout_sec)
+        finally:
+            endpoint.connections.close()
+
+    name = options.served_model_name
+    if name is None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            name = runner.run(ask())
+    vocab_size = options.vocab_size or (vocab_size_of(model) if model else None)
+    return Target(endpoint, Server(url=url, model=name), vocab_size, None)
+
+
+def _endpoint(url: str, options: argparse.Namespace) -> Endpoint:
+    headers = dict(getattr(options, "header", []))
+    key = next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)
+    if key and not {"authorization"} & {name.lower() for name in headers}:
+        headers["Authorization"] = f"Bearer {key}"
+    path = getattr(options, "endpoint", "/v1/completions")
+    return Endpoint(parse_address(url), headers=headers, path=path)

@@ -1,0 +1,1 @@
+"""What is asked, and when: everything is drawn from one seed before the clock starts."""
