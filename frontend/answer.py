@@ -72,6 +72,10 @@ class Answer(ABC):
         if chunk.logprobs:
             streamed = self.streamed_choice(choice.index, chunk.text, chunk.logprobs)
             return self.to_event(streamed)
+        return self.plain_event(choice, chunk)
+
+    def plain_event(self, choice: Choice, chunk: TextChunk) -> bytes:
+        """As `event`, of a chunk that is not the last and has no log-probabilities."""
         if not chunk.text:
             return b""
         frame = self._frames.get(choice.index) or self._make_frame(choice.index)

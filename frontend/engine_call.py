@@ -63,6 +63,10 @@ class Choice:
         self.is_finished = False
 
 
+TakeNow = Callable[[Choice, TextChunk], bool]
+"""Takes a chunk that is not a choice's last, or declines it."""
+
+
 class EngineRequest:
     """One prompt of a call, as the engine knows it."""
 
@@ -98,7 +102,8 @@ class EngineCall:
 
     Await `admitted`, then either `next_chunks` until it returns nothing, or `all_chunks`. Each
     raises `EngineError`, or `CallerGone` after `cancel`. `close` at the end, however it came: it
-    aborts what still runs.
+    aborts what still runs. While `next_chunks` waits, its `take_now` is offered each chunk as it
+    comes, and what that takes wakes nobody: most tokens cost no turn of the caller's task.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class EngineCall:
         self._num_unfinished = 0
         self._pending: list[tuple[Choice, TextChunk]] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._take_now: TakeNow | None = None
 
     async def admitted(self) -> None:
         """Return when the engine has accepted every prompt."""
@@ -131,14 +137,19 @@ class EngineCall:
         if self.failure is not None:
             raise self.failure
 
-    async def next_chunks(self) -> list[tuple[Choice, TextChunk]]:
-        """What has come since the last call, at least one chunk; empty when all has come."""
+    async def next_chunks(self, take_now: TakeNow | None = None) -> list[tuple[Choice, TextChunk]]:
+        """What has come since the last call, at least one chunk, and `take_now` did not take;
+        empty when all has come. `take_now` must not raise; it may decline (False) at any time."""
         while not self._pending:
             if self.failure is not None:
                 raise self.failure
             if not self._num_unfinished:
                 return []
-            await self._wait()
+            self._take_now = take_now
+            try:
+                await self._wait()
+            finally:
+                self._take_now = None
         chunks, self._pending = self._pending, []
         return chunks
 
@@ -233,11 +244,13 @@ class EngineCall:
         choice.num_tokens = chunk.num_tokens
         if chunk.num_cached_tokens > request.num_cached_tokens and chunk.choice == 0:
             request.num_cached_tokens = chunk.num_cached_tokens
-        self._pending.append((choice, chunk))
         if chunk.finish_reason is not None:
             choice.is_finished = True
             request.num_unfinished -= 1
             self._num_unfinished -= 1
+        elif self._take_now is not None and not self._pending and self._take_now(choice, chunk):
+            return
+        self._pending.append((choice, chunk))
         if self.is_streaming:
             if len(self._pending) > self._max_pending_chunks:
                 self.fail(self._overflow(), drop_pending=True)

@@ -65,7 +65,7 @@ class Generation:
         # The server tells of a client that left through `receive` only.
         watch = asyncio.create_task(_cancel_when_left(receive, call))
         try:
-            await _finish(call, answer, send)
+            await _finish(call, answer, scope, send)
         except CallerGone:
             pass
         except EngineError as error:
@@ -104,10 +104,10 @@ def _answer_id(call: EngineCall) -> str:
     return f"{epoch}.{number}-{os.urandom(8).hex()}"
 
 
-async def _finish(call: EngineCall, answer: Answer, send: Send) -> None:
+async def _finish(call: EngineCall, answer: Answer, scope: Scope, send: Send) -> None:
     await call.admitted()
     if call.is_streaming:
-        await stream_answer(call, answer, send)
+        await stream_answer(call, answer, scope, send)
     else:
         await send_json(send, answer.whole(call, await call.all_chunks()))
 

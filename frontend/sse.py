@@ -1,10 +1,12 @@
 """Streamed answers: server-sent events, written straight to the server as they come."""
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 from tokenreel.frontend.answer import Answer
-from tokenreel.frontend.engine_call import EngineCall, EngineError
+from tokenreel.frontend.engine_call import Choice, EngineCall, EngineError
 from tokenreel.frontend.errors import to_api_error
+from tokenreel.frontend.http_server import body_writer
+from tokenreel.messages.outputs import TextChunk
 
 _START = {
     "type": "http.response.start",
@@ -17,15 +19,24 @@ _START = {
 }
 
 
-async def stream_answer(call: EngineCall, answer: Answer, send: Send) -> None:
+async def stream_answer(call: EngineCall, answer: Answer, scope: Scope, send: Send) -> None:
     """Answer an admitted call. What has come meanwhile goes out in one piece. A failure from here
     on is told in band, without the closing [DONE]: the status has been sent."""
+    writer = body_writer(scope)
+
+    def write_now(choice: Choice, chunk: TextChunk) -> bool:
+        if not writer.may_write or chunk.logprobs:
+            return False
+        if event := answer.plain_event(choice, chunk):
+            writer.write(event)
+        return True
+
     await send(_START)
     opening = answer.opening(call.num_choices)
     if opening:
         await send({"type": "http.response.body", "body": opening, "more_body": True})
     try:
-        while chunks := await call.next_chunks():
+        while chunks := await call.next_chunks(write_now):
             events = b"".join([answer.event(choice, chunk) for choice, chunk in chunks])
             if events:
                 await send({"type": "http.response.body", "body": events, "more_body": True})

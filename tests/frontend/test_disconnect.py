@@ -1,5 +1,6 @@
 """A client that leaves, or does not read, costs the engine nothing more, at whatever moment."""
 
+import json
 from typing import Any
 
 import pytest
@@ -126,6 +127,28 @@ async def test_a_client_that_does_not_read_is_aborted_and_told_the_limit(
     assert b"more than 50 chunks were waiting" in tail
     assert b'"code":"slow_reader"' in tail
     assert b"[DONE]" not in tail
+    await client.leave()
+    await frontend.idle()
+
+
+async def test_a_client_that_pauses_gets_every_part_in_order(frontend: Any) -> None:
+    """More than the connection holds: parts written at once, parts that waited, and the last."""
+    engine = frontend.engine
+    engine.answers = None
+    client = await frontend.open(COMPLETIONS, {"prompt": "a", "stream": True})
+    request = await engine.next_submit()
+    engine.admit(request)
+    await client.read_until(b"\r\n\r\n")
+    parts = [f"<{number}>" + "x" * 50_000 for number in range(100)]
+    for part in parts:
+        engine.text(request.key, part)
+        await engine.turn()
+    engine.text(request.key, "end", finish_reason=engine.STOP)
+    engine.finish(request.key)
+    answer = await client.read_until(b"data: [DONE]\n\n")
+    events = [line[6:] for line in answer.split(b"\n") if line.startswith(b"data: {")]
+    texts = [json.loads(event)["choices"][0]["text"] for event in events]
+    assert "".join(texts) == "".join(parts) + "end"
     await client.leave()
     await frontend.idle()
 

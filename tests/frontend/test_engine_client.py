@@ -9,6 +9,7 @@ from tokenreel.actors.runtime.channels import ChannelFull, FrameTooLarge
 from tokenreel.frontend import engine_client
 from tokenreel.frontend.engine_call import (
     CallerGone,
+    Choice,
     EngineOverloaded,
     EngineUnavailable,
     RequestFailed,
@@ -274,6 +275,41 @@ async def test_a_slow_caller_is_cut_at_the_limit_per_choice(
     with pytest.raises(RequestFailed, match="more than 8 chunks"):
         await call.next_chunks()
     call.close()
+
+
+async def test_chunks_are_taken_as_they_come_while_the_caller_waits(
+    client: EngineClient, link: RecordingLink
+) -> None:
+    """Those before it waits, those that are declined, what comes behind one of them, and the last
+    come back to the caller, all of them in order."""
+    call = submit(client)
+    (request,) = link.submitted
+    taken: list[str] = []
+    declined = {"d"}
+
+    def take_now(choice: Choice, chunk: TextChunk) -> bool:
+        if chunk.text in declined:
+            return False
+        taken.append(chunk.text)
+        return True
+
+    async def read() -> list[str]:
+        while chunks := await call.next_chunks(take_now):
+            taken.extend(f"[{chunk.text}]" for _, chunk in chunks)
+        return taken
+
+    text(client, request.key, 0, "a")
+    reading = asyncio.ensure_future(read())
+    await asyncio.sleep(0)
+    for offset, letter in enumerate("bcdef", 1):
+        text(client, request.key, offset, letter)
+        if letter == "e":
+            await asyncio.sleep(0)
+    text(client, request.key, 6, "g", finish_reason=FinishReason.LENGTH)
+    assert await reading == ["[a]", "b", "c", "[d]", "[e]", "f", "[g]"]
+    assert call.num_completion_tokens == 7
+    call.close()
+    assert link.aborted == []
 
 
 async def test_a_caller_of_the_whole_answer_is_never_slow(
