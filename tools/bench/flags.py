@@ -10,6 +10,7 @@ from typing import Any
 from tokenreel.tools import up_values as values
 from tokenreel.tools.bench.client.address import BadUrl, parse_address
 from tokenreel.tools.bench.problem import UsageError
+from tokenreel.tools.bench.workload.prompts import RandomPrompts
 
 MAX_PROMPTS = 1_000_000
 MAX_TOKENS = 1 << 20
@@ -229,6 +230,21 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
     return found
+
+
+def random_prompts(
+    options: argparse.Namespace, vocab_size: int, series: int | str = 0
+) -> RandomPrompts:
+    """What the workload's flags describe; another `series` has other tokens."""
+    return RandomPrompts(
+        input_len=options.input_len,
+        output_len=options.output_len,
+        range_ratio=options.random_range_ratio,
+        prefix_len=options.random_prefix_len,
+        num_prefixes=options.num_prefixes,
+        vocab_size=vocab_size,
+        seed=f"{options.seed} {series}",
+    )
 
 
 def model_of(options: argparse.Namespace) -> Path | None:

@@ -13,7 +13,7 @@ REDRAW_S = 0.2
 class Progress:
     """Use as a context manager, and call it with each outcome."""
 
-    def __init__(self, label: str, total: int, unit: str = "req", is_wanted: bool = True) -> None:
+    def __init__(self, label: str, total: int, is_wanted: bool = True, unit: str = "req") -> None:
         self._bar: Any = None
         self._num_tokens = 0
         self._num_failed = 0

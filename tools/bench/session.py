@@ -1,12 +1,17 @@
 """One load, run to its end or to the first Ctrl-C, and what the engine's processes spent on it."""
 
+import argparse
 import asyncio
 import signal
 
 import uvloop
+from msgspec.structs import replace
 
 from tokenreel.tools.bench.client.load import Load, Measured
+from tokenreel.tools.bench.flags import random_prompts
 from tokenreel.tools.bench.target import Target
+
+WARMUP_TOKENS = 8
 
 
 class LoadRun:
@@ -28,6 +33,19 @@ def run_load(load: Load, target: Target) -> LoadRun:
         measured = runner.run(_until_interrupted(load))
     after = target.processor_times_s()
     return LoadRun(measured, {role: after[role] - before.get(role, 0.0) for role in after})
+
+
+def warm_up(target: Target, options: argparse.Namespace, num_requests: int) -> None:
+    """So that what a server does once is done: short requests, which no later one resembles.
+    They may fail: whoever refuses them will be seen to."""
+    if not num_requests:
+        return
+    long = random_prompts(options, target.vocab_size, "warm-up")
+    short = replace(long, output_len=min(WARMUP_TOKENS, options.output_len))
+    asks = target.asks(short.make(num_requests), options)
+    load = Load(target.endpoint, asks, timeout_s=options.request_timeout)
+    if run_load(load, target).is_interrupted:
+        raise KeyboardInterrupt
 
 
 async def _until_interrupted(load: Load) -> Measured:

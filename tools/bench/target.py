@@ -66,8 +66,7 @@ class Target:
                 self.endpoint.request(
                     fields | {"prompt": prompt.content, "max_tokens": prompt.num_output_tokens}
                 ),
-                prompt.num_tokens,
-                prompt.num_output_tokens,
+                prompt.num_output_tokens * prompt.num_sequences,
                 prompt.due_s,
             )
             for prompt in prompts

@@ -27,8 +27,6 @@ class Ask(msgspec.Struct, frozen=True):
     """A request, ready to be sent. `due_s` counts from the start of the load."""
 
     request: bytes
-    num_prompt_tokens: int
-    """0: a text, of which only the server knows."""
     num_output_tokens: int
     due_s: float = 0.0
 
@@ -181,7 +179,7 @@ class Load:
                 answer.stamps[-1] - self._began,
                 lag_s,
                 answer.stamps,
-                usage.prompt_tokens or ask.num_prompt_tokens,
+                usage.prompt_tokens,
                 usage.num_cached_tokens,
                 counted,
                 counted != ask.num_output_tokens,

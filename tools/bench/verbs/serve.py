@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from tokenreel.tools import up_values as values
 from tokenreel.tools.bench.client.load import Load
 from tokenreel.tools.bench.flags import (
@@ -17,6 +15,7 @@ from tokenreel.tools.bench.flags import (
     burstiness,
     concurrencies,
     goodput_limit,
+    random_prompts,
     rates,
 )
 from tokenreel.tools.bench.output import check_output, finish
@@ -25,13 +24,13 @@ from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.results.figures import Figures, figures_of
 from tokenreel.tools.bench.results.report import METRICS, serve_lines
 from tokenreel.tools.bench.results.result import Serve, header_of
-from tokenreel.tools.bench.session import run_load
+from tokenreel.tools.bench.session import run_load, warm_up
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, open_target
 from tokenreel.tools.bench.workload.arrivals import arrive
 from tokenreel.tools.bench.workload.journal_trace import read_journal
-from tokenreel.tools.bench.workload.prompts import Prompt, RandomPrompts, read_prompts
-from tokenreel.tools.bench.workload.trace import TraceForm, read_trace
+from tokenreel.tools.bench.workload.prompts import Prompt, read_prompts
+from tokenreel.tools.bench.workload.trace_file import TraceForm, read_trace
 
 MIN_PROMPTS = 32
 ROUNDS = 4
@@ -39,8 +38,6 @@ ROUNDS = 4
 ARRIVALS_S = 30
 """For how long requests come in an open loop, unless --num-prompts says otherwise."""
 PROMPTS_AT_ONCE = 256
-WARMUP_ROUND = -1
-WARMUP_TOKENS = 8
 MAX_WARMUPS = 64
 
 
@@ -135,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     most = max(concurrency or 0 for concurrency in options.max_concurrency)
     most = most or options.num_prompts or 0
     with open_target(options, num_in_flight=most) as target:
-        _warm_up(target, options)
+        warm_up(target, options, _num_warmups(options))
         loads = list(product(options.request_rate, options.max_concurrency))
         for number, (rate, concurrency) in enumerate(loads):
             prompts = _prompts(options, target, number, rate, concurrency)
@@ -164,7 +161,7 @@ def _run_one(
     concurrency: int | None,
 ) -> tuple[Figures, bool]:
     title = f"c={concurrency}" if concurrency else "all"
-    with Progress(title, len(prompts), is_wanted=not options.disable_tqdm) as progress:
+    with Progress(title, len(prompts), not options.disable_tqdm) as progress:
         load = Load(
             target.endpoint,
             target.asks(prompts, options),
@@ -185,21 +182,6 @@ def _run_one(
     return found, done.is_interrupted
 
 
-def _warm_up(target: Target, options: argparse.Namespace) -> None:
-    """So that what a server does once is done. Random prompts, which no later one resembles."""
-    most = max(concurrency or MAX_WARMUPS for concurrency in options.max_concurrency)
-    num_warmups = min(most, MAX_WARMUPS) if options.num_warmups is None else options.num_warmups
-    if num_warmups:
-        random = _random(options, target, WARMUP_ROUND)
-        short = replace(random, output_len=min(WARMUP_TOKENS, options.output_len))
-        prompts = short.make(num_warmups)
-        load = Load(
-            target.endpoint, target.asks(prompts, options), timeout_s=options.request_timeout
-        )
-        if run_load(load, target).is_interrupted:
-            raise KeyboardInterrupt
-
-
 def _prompts(
     options: argparse.Namespace,
     target: Target,
@@ -214,7 +196,7 @@ def _prompts(
         prompts = read_prompts(options.dataset_path, options.num_prompts, options.output_len)
     else:
         num_prompts = options.num_prompts or _default_num_prompts(rate, concurrency)
-        prompts = _random(options, target, number).make(num_prompts)
+        prompts = random_prompts(options, target.vocab_size, number).make(num_prompts)
     if math.isinf(rate):
         return prompts
     seed = options.seed
@@ -234,16 +216,10 @@ def _traced(options: argparse.Namespace, target: Target, path: Path) -> list[Pro
     return read_trace(path, form, options.num_prompts)
 
 
-def _random(options: argparse.Namespace, target: Target, number: int) -> RandomPrompts:
-    return RandomPrompts(
-        input_len=options.input_len,
-        output_len=options.output_len,
-        range_ratio=options.random_range_ratio,
-        prefix_len=options.random_prefix_len,
-        num_prefixes=options.num_prefixes,
-        vocab_size=target.vocab_size,
-        seed=f"{options.seed} {number}",
-    )
+def _num_warmups(options: argparse.Namespace) -> int:
+    if options.num_warmups is not None:
+        return int(options.num_warmups)
+    return min(MAX_WARMUPS, max(each or MAX_WARMUPS for each in options.max_concurrency))
 
 
 def _default_num_prompts(rate: float, concurrency: int | None) -> int:

@@ -1,8 +1,9 @@
 """Prompts: random token ids, with shared prefixes if wanted, or the lines of a file."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -14,16 +15,13 @@ FIRST_TOKEN_ID = 10
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """`content` is a text or a list of token ids. `due_s` counts from the start of the load."""
+    """`content` is a text, a list of token ids, or a batch of such lists. `num_output_tokens` is of
+    each sequence. `due_s` counts from the start of the load."""
 
-    content: str | list[int]
+    content: str | list[int] | list[list[int]]
     num_output_tokens: int
     due_s: float = 0.0
-
-    @property
-    def num_tokens(self) -> int:
-        """0 for a text: only the server's tokenizer knows."""
-        return 0 if isinstance(self.content, str) else len(self.content)
+    num_sequences: int = 1
 
 
 class RandomPrompts(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +57,12 @@ class RandomPrompts(msgspec.Struct, frozen=True, kw_only=True):
     def _length(self, rng: random.Random, mean: int) -> int:
         spread = round(mean * self.range_ratio)
         return max(1, rng.randint(mean - spread, mean + spread))
+
+
+def batch_of(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of token ids as one request, all with the output length of the first."""
+    contents: Any = [prompt.content for prompt in prompts]
+    return Prompt(contents, prompts[0].num_output_tokens, num_sequences=len(prompts))
 
 
 def random_tokens(rng: random.Random, num_tokens: int, vocab_size: int) -> list[int]:

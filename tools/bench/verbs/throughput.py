@@ -1,0 +1,65 @@
+"""`engine-bench throughput`: every prompt at once, answers in one piece, tokens per second."""
+
+import argparse
+
+from tokenreel.tools.bench.client.load import Load
+from tokenreel.tools.bench.flags import (
+    add_output_flags,
+    add_server_flags,
+    add_workload_flags,
+    random_prompts,
+)
+from tokenreel.tools.bench.output import check_output, finish
+from tokenreel.tools.bench.progress import Progress
+from tokenreel.tools.bench.results.figures import tally_of
+from tokenreel.tools.bench.results.report import throughput_lines
+from tokenreel.tools.bench.results.result import Throughput, header_of
+from tokenreel.tools.bench.session import run_load, warm_up
+from tokenreel.tools.bench.settings import settings_of
+from tokenreel.tools.bench.target import open_target
+from tokenreel.tools.bench.workload.prompts import read_prompts
+
+NUM_PROMPTS = 256
+NUM_WARMUPS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Sends every prompt at once, as an offline job does, and waits for whole answers: how many "
+        f"tokens per second come of it. Default: {NUM_PROMPTS} prompts."
+    )
+    add_server_flags(parser)
+    add_workload_flags(parser, input_len=128, output_len=64)
+    add_output_flags(parser, has_plot=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_output(options)
+    header = header_of(options.given)
+    num_prompts = options.num_prompts or NUM_PROMPTS
+    with open_target(options, num_in_flight=num_prompts) as target:
+        warm_up(target, options, NUM_WARMUPS)
+        if options.dataset_path is not None:
+            prompts = read_prompts(options.dataset_path, num_prompts, options.output_len)
+        else:
+            prompts = random_prompts(options, target.vocab_size).make(num_prompts)
+        with Progress("throughput", num_prompts, not options.disable_tqdm) as progress:
+            load = Load(
+                target.endpoint,
+                target.asks(prompts, options, is_streaming=False),
+                is_streaming=False,
+                timeout_s=options.request_timeout,
+                on_outcome=progress,
+            )
+            done = run_load(load, target)
+        server = target.server
+    tally = tally_of(done.measured, done.actor_times_s)
+    result = Throughput(
+        label=options.label or server.model,
+        header=header,
+        server=server,
+        settings=settings_of(options),
+        is_interrupted=done.is_interrupted,
+        runs=[tally],
+    )
+    return finish(options, result, throughput_lines(result), tally.num_failed > 0)
