@@ -1,4 +1,5 @@
-"""Products of bfloat16 on Intel's AMX: tiles of 16 rows by 16 columns, summed in float32.
+"""Products on Intel's AMX: tiles of 16 rows by 16 columns; bfloat16 is summed in float32, 8 bits in
+int32.
 
 The processor computes the rows of a tile independently and adds along the depth in one order, so
 a row's result does not depend on the rows beside it. Denormal numbers count as zero.
@@ -74,13 +75,16 @@ def end_tiles(typing):
     return types.void(), generate
 
 
-def make_tile_product(num_row_tiles: int):
+def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
     """A compiled product of 16 or 32 rows with a panel of 32 columns:
     (rows, row offset, row stride, weights, weight offset, steps, out, out offset).
 
     Rows hold `32 * steps` bfloat16 numbers each. The panel is [steps, 2 tiles, 16 pairs, 16
     columns, 2] bfloat16, a pair being two neighbours along the depth. `out` gets [rows, 32]
     float32.
+
+    With tdpbusd rows hold `64 * steps` uint8, the panel int8 in quads, and `out`, whatever its
+    type, gets int32.
     """
 
     @intrinsic
@@ -91,9 +95,10 @@ def make_tile_product(num_row_tiles: int):
             rows_pointer = element_pointer(context, builder, rows, *arguments[:2])
             weights_pointer = element_pointer(context, builder, weights, *arguments[3:5])
             out_pointer = element_pointer(context, builder, out, *arguments[6:8])
-            row_bytes = builder.mul(arguments[2], _I64(2))
+            row_bytes = builder.mul(arguments[2], _I64(rows.dtype.bitwidth // 8))
             _emit(
                 builder,
+                instruction,
                 num_row_tiles,
                 builder.bitcast(rows_pointer, _BYTES),
                 row_bytes,
@@ -110,7 +115,7 @@ def make_tile_product(num_row_tiles: int):
     return tile_product
 
 
-def _emit(builder, num_row_tiles, rows, row_bytes, weights, steps, out):
+def _emit(builder, instruction, num_row_tiles, rows, row_bytes, weights, steps, out):
     """Registers: sums in 0 to 3 (row tile by column tile), rows in 4 and 5, weights in 6 and 7."""
     void = ir.VoidType()
 
@@ -132,7 +137,7 @@ def _emit(builder, num_row_tiles, rows, row_bytes, weights, steps, out):
     builder.position_at_end(loop)
     step = builder.phi(_I64)
     step.add_incoming(_I64(0), before)
-    row_position = builder.gep(rows, [builder.mul(step, _I64(2 * DEPTH))])
+    row_position = builder.gep(rows, [builder.mul(step, _I64(64))])
     panel_position = builder.gep(weights, [builder.mul(step, _I64(2 * TILE_BYTES))])
     for column_tile in range(2):
         pointer = builder.gep(panel_position, [_I64(column_tile * TILE_BYTES)])
@@ -141,7 +146,7 @@ def _emit(builder, num_row_tiles, rows, row_bytes, weights, steps, out):
         tile_load(4 + row_tile, row_start(row_position, row_tile), row_bytes)
         for column_tile in range(2):
             operands = [2 * row_tile + column_tile, 4 + row_tile, 6 + column_tile]
-            call_llvm(builder, "llvm.x86.tdpbf16ps", void, [tile(n) for n in operands])
+            call_llvm(builder, f"llvm.x86.{instruction}", void, [tile(n) for n in operands])
     following = builder.add(step, _I64(1))
     step.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)

@@ -58,13 +58,15 @@ def sums(rows, row, num_rows, stride, weights, panel, out):
 
     rows: flat, `stride` elements each, padded with zeros along the depth; float32, or bfloat16 for
     AMX, which computes 16 or 32 rows: they must exist, and their sums are read by nobody.
-    weights: one layer's of `pack`.
+    weights: one layer's of `pack`. `int8_product` brings rows and weights of 8 bits.
     """
     raise NotImplementedError("for compiled functions only")
 
 
 @overload(sums)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
+    if weights.dtype == types.int8:
+        return None
     return _amx_sums if rows.dtype == types.uint16 else _fma_sums
 
 

@@ -21,6 +21,7 @@ LANES = 16
 
 _F32 = ir.FloatType()
 _F16 = ir.HalfType()
+_I8 = ir.IntType(8)
 _I16 = ir.IntType(16)
 _I32 = ir.IntType(32)
 _VECTOR = ir.VectorType(_F32, LANES)
@@ -110,21 +111,22 @@ def widen(builder: Any, dtype: Any, pointer: Any) -> Any:
     if dtype == types.int16:
         return builder.fpext(read(ir.VectorType(_F16, LANES), 2), _VECTOR)
     if dtype == types.int8:
-        wide = builder.sext(read(ir.VectorType(ir.IntType(8), LANES), 1), _INTEGERS)
+        wide = builder.sext(read(ir.VectorType(_I8, LANES), 1), _INTEGERS)
         return builder.sitofp(wide, _VECTOR)
     raise TypingError(f"no vectors of {dtype}")
 
 
 @intrinsic
 def store(typing, array, offset, vector):
-    """Writes 16 elements at `offset`, rounded to the array's type, ties to even."""
+    """Writes 16 elements at `offset`, rounded to the array's type, ties to even; to uint8 also
+    limited to what it holds."""
     dtype = _check(array)
 
     def generate(context, builder, signature, arguments):
         pointer = element_pointer(context, builder, array, *arguments[:2])
         narrowed = _narrow(builder, dtype, arguments[2])
         target = builder.bitcast(pointer, narrowed.type.as_pointer())
-        builder.store(narrowed, target).align = 4 if dtype == types.float32 else 2
+        builder.store(narrowed, target).align = dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(array, types.intp, f32x16), generate
@@ -144,6 +146,13 @@ def _narrow(builder: Any, dtype: Any, vector: Any) -> Any:
         rounded = builder.trunc(builder.lshr(builder.add(bits, half), sixteen), _SHORTS)
         is_nan = builder.fcmp_unordered("uno", vector, vector)
         return builder.select(is_nan, splat(builder, _I16(0x7FC0), _SHORTS), rounded)
+    if dtype == types.uint8:
+        # Written so that a NaN becomes the least; it may not reach the conversion.
+        least, most = splat(builder, _F32(0.0)), splat(builder, _F32(255.0))
+        above = builder.select(builder.fcmp_ordered(">", vector, least), vector, least)
+        within = builder.select(builder.fcmp_ordered("<", above, most), above, most)
+        whole = call_llvm(builder, "llvm.roundeven.v16f32", _VECTOR, [within])
+        return builder.trunc(builder.fptosi(whole, _INTEGERS), ir.VectorType(_I8, LANES))
     raise TypingError(f"no vectors of {dtype}")
 
 

@@ -1,0 +1,205 @@
+"""Integer sums of rows of 8 bits with weights of 8 bits, four products at a time along the depth.
+
+Rows are unsigned, weights signed, sums 32 bits and exact: every instruction gives the same. Weights
+lie in tiles [16 quads, 16 columns, 4], a quad being four neighbours along the depth, two tiles side
+by side in a step of 64. That is how AMX reads them, and VNNI multiplies a quad of a row with one of
+16 columns at once.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, splat
+
+STEP_BYTES = 2048
+"""Two tiles: 64 deep, 32 columns."""
+_QUADS_PER_TURN = 4
+_TURNS_PER_STEP = 4
+_QUAD_BYTES = 64
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_INTEGERS = ir.VectorType(_I32, LANES)
+_EIGHT = ir.VectorType(_I32, 8)
+_SHORTS = ir.VectorType(_I16, 16)
+
+
+class Instruction(NamedTuple):
+    """How a quad of a row is multiplied with the quads of 16 columns, and added to totals."""
+
+    total: Any
+    """LLVM's type of a part of the totals."""
+    num_parts: int
+    spread: Callable[[Any, Any], Any]
+    """builder, pointer to a row's quad -> the operand for every column."""
+    read: Callable[[Any, Any, int], Any]
+    """builder, pointer to 16 columns' quads, part -> the operand."""
+    add_products: Callable[[Any, Any, Any, Any], Any]
+    """builder, a part of the totals, row operand, weight operand -> that part."""
+    join: Callable[[Any, list[Any]], Any]
+    """builder, parts -> 16 totals."""
+
+
+def _read(builder: Any, pointer: Any, vector: Any) -> Any:
+    value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+    value.align = 1
+    return value
+
+
+def _vnni(total: Any, name: str, join: Callable[[Any, list[Any]], Any]) -> Instruction:
+    size = total.count * 4
+    return Instruction(
+        total,
+        _QUAD_BYTES // size,
+        lambda builder, pointer: splat(builder, _read(builder, pointer, _I32), total),
+        lambda builder, pointer, part: _read(
+            builder, builder.gep(pointer, [_I64(part * size)]), total
+        ),
+        lambda builder, *operands: call_llvm(builder, name, total, list(operands)),
+        join,
+    )
+
+
+def _side_by_side(builder: Any, parts: list[Any]) -> Any:
+    while len(parts) > 1:
+        width = 2 * parts[0].type.count
+        lanes = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [builder.shuffle_vector(low, high, lanes) for low, high in pairs]
+    return parts[0]
+
+
+def _spread_shorts(builder: Any, pointer: Any) -> Any:
+    quad = builder.zext(_read(builder, pointer, ir.VectorType(_I8, 4)), ir.VectorType(_I16, 4))
+    four = splat(builder, builder.bitcast(quad, _I64), ir.VectorType(_I64, 4))
+    return builder.bitcast(four, _SHORTS)
+
+
+def _read_shorts(builder: Any, pointer: Any, part: int) -> Any:
+    """The quads of four columns."""
+    place = builder.gep(pointer, [_I64(16 * part)])
+    return builder.sext(_read(builder, place, ir.VectorType(_I8, 16)), _SHORTS)
+
+
+def _add_pairs(builder: Any, total: Any, row: Any, weights: Any) -> Any:
+    products = call_llvm(builder, "llvm.x86.avx2.pmadd.wd", _EIGHT, [row, weights])
+    return builder.add(total, products)
+
+
+def _join_pairs(builder: Any, parts: list[Any]) -> Any:
+    halves = _side_by_side(builder, parts)
+
+    def every_other(first: int) -> Any:
+        lanes = ir.Constant(_INTEGERS, list(range(first, 32, 2)))
+        return builder.shuffle_vector(halves, halves, lanes)
+
+    return builder.add(every_other(0), every_other(1))
+
+
+def _spread_bytes(builder: Any, pointer: Any) -> Any:
+    quad = splat(builder, _read(builder, pointer, _I32), _INTEGERS)
+    return builder.zext(builder.bitcast(quad, ir.VectorType(_I8, 64)), ir.VectorType(_I32, 64))
+
+
+def _read_bytes(builder: Any, pointer: Any, part: int) -> Any:
+    return builder.sext(_read(builder, pointer, ir.VectorType(_I8, 64)), ir.VectorType(_I32, 64))
+
+
+def _add_four(builder: Any, total: Any, row: Any, weights: Any) -> Any:
+    products = builder.mul(row, weights)
+    for member in range(4):
+        lanes = ir.Constant(_INTEGERS, list(range(member, 64, 4)))
+        total = builder.add(total, builder.shuffle_vector(products, products, lanes))
+    return total
+
+
+INSTRUCTIONS = {
+    "avx512vnni": _vnni(_INTEGERS, "llvm.x86.avx512.vpdpbusd.512", _side_by_side),
+    "avxvnni": _vnni(_EIGHT, "llvm.x86.avx512.vpdpbusd.256", _side_by_side),
+    # Without VNNI by way of 16 bits: products of 8 bits added in 16 would overflow.
+    "avx2": Instruction(_EIGHT, 4, _spread_shorts, _read_shorts, _add_pairs, _join_pairs),
+    "any": Instruction(_INTEGERS, 1, _spread_bytes, _read_bytes, _add_four, _side_by_side),
+}
+
+
+def make_dots(instruction: Instruction, num_rows: int, num_tiles: int) -> Any:
+    """For compiled functions, sums of some rows with 16 or 32 columns:
+    (rows, row offset, row stride, weights, weight offset, steps, out, out offset).
+
+    `out` [rows, 32] float32 gets 32-bit integers.
+    """
+
+    @intrinsic
+    def dots(typing, rows, row_offset, row_stride, weights, weight_offset, steps, out, out_offset):
+        def generate(context, builder, signature, arguments):
+            first_row = element_pointer(context, builder, rows, *arguments[:2])
+            panel = element_pointer(context, builder, weights, *arguments[3:5])
+            out_pointer = element_pointer(context, builder, out, *arguments[6:8])
+            pointers = [
+                builder.gep(first_row, [builder.mul(arguments[2], _I64(row))])
+                for row in range(num_rows)
+            ]
+            turns = builder.mul(arguments[5], _I64(_TURNS_PER_STEP))
+            totals = _emit_depth_loop(builder, instruction, pointers, panel, turns, num_tiles)
+            for row, tiles in enumerate(totals):
+                for tile, parts in enumerate(tiles):
+                    place = builder.gep(out_pointer, [_I64(row * 2 * LANES + tile * LANES)])
+                    joined = instruction.join(builder, parts)
+                    builder.store(joined, builder.bitcast(place, _INTEGERS.as_pointer())).align = 4
+            return context.get_dummy_value()
+
+        offset = types.intp
+        signature = types.void(rows, offset, offset, weights, offset, offset, out, offset)
+        return signature, generate
+
+    return dots
+
+
+def _emit_depth_loop(builder, instruction, row_pointers, panel, turns, num_tiles):
+    """The sums over the depth, as LLVM values [row][tile][part]."""
+    before = builder.block
+    loop = builder.append_basic_block("depth")
+    after = builder.append_basic_block("sums")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    turn = builder.phi(_I64)
+    turn.add_incoming(_I64(0), before)
+    phis = [
+        [[builder.phi(instruction.total) for _ in range(instruction.num_parts)] for _ in tiles]
+        for tiles in [range(num_tiles)] * len(row_pointers)
+    ]
+    totals = [[list(parts) for parts in tiles] for tiles in phis]
+    step = builder.udiv(turn, _I64(_TURNS_PER_STEP))
+    within = builder.urem(turn, _I64(_TURNS_PER_STEP))
+    first_quad = builder.add(
+        builder.mul(step, _I64(STEP_BYTES)),
+        builder.mul(within, _I64(_QUADS_PER_TURN * _QUAD_BYTES)),
+    )
+    for quad in range(_QUADS_PER_TURN):
+        depth = builder.add(builder.mul(turn, _I64(4 * _QUADS_PER_TURN)), _I64(4 * quad))
+        operands = [
+            instruction.spread(builder, builder.gep(pointer, [depth])) for pointer in row_pointers
+        ]
+        for tile in range(num_tiles):
+            offset = builder.add(first_quad, _I64(tile * STEP_BYTES // 2 + quad * _QUAD_BYTES))
+            columns = builder.gep(panel, [offset])
+            for part in range(instruction.num_parts):
+                weights = instruction.read(builder, columns, part)
+                for row, operand in zip(totals, operands, strict=True):
+                    row[tile][part] = instruction.add_products(
+                        builder, row[tile][part], operand, weights
+                    )
+    following = builder.add(turn, _I64(1))
+    turn.add_incoming(following, loop)
+    zero = ir.Constant(instruction.total, [0] * instruction.total.count)
+    for before_row, after_row in zip(phis, totals, strict=True):
+        for before_parts, after_parts in zip(before_row, after_row, strict=True):
+            for phi, total in zip(before_parts, after_parts, strict=True):
+                phi.add_incoming(zero, before)
+                phi.add_incoming(total, loop)
+    builder.cbranch(builder.icmp_signed("<", following, turns), loop, after)
+    builder.position_at_end(after)
+    return totals
