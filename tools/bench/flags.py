@@ -15,6 +15,7 @@ from tokenreel.tools.bench.workload.prompts import RandomPrompts
 MAX_PROMPTS = 1_000_000
 MAX_TOKENS = 1 << 20
 MAX_CONCURRENCY = 16_384
+MAX_WARMUPS = 64
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 
 
@@ -232,6 +233,22 @@ def _json_object(text: str) -> dict[str, Any]:
     return found
 
 
+def add_warmup_flag(add: Callable[..., Any]) -> None:
+    add(
+        "--num-warmups",
+        type=values.integer(0),
+        metavar="N",
+        help="short requests before, all at once (default: as many as may be in flight, up to "
+        f"{MAX_WARMUPS})",
+    )
+
+
+def num_warmups(options: argparse.Namespace) -> int:
+    if options.num_warmups is not None:
+        return int(options.num_warmups)
+    return min(MAX_WARMUPS, max(each or MAX_WARMUPS for each in options.max_concurrency))
+
+
 def random_prompts(
     options: argparse.Namespace, vocab_size: int, series: int | str = 0
 ) -> RandomPrompts:
@@ -239,9 +256,9 @@ def random_prompts(
     return RandomPrompts(
         input_len=options.input_len,
         output_len=options.output_len,
-        range_ratio=options.random_range_ratio,
-        prefix_len=options.random_prefix_len,
-        num_prefixes=options.num_prefixes,
+        range_ratio=getattr(options, "random_range_ratio", 0.0),
+        prefix_len=getattr(options, "random_prefix_len", 0),
+        num_prefixes=getattr(options, "num_prefixes", 1),
         vocab_size=vocab_size,
         seed=f"{options.seed} {series}",
     )

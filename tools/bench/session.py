@@ -12,6 +12,9 @@ from tokenreel.tools.bench.flags import random_prompts
 from tokenreel.tools.bench.target import Target
 
 WARMUP_TOKENS = 8
+MIN_PROMPTS = 32
+ROUNDS = 4
+"""Of requests per client of a closed loop, unless --num-prompts says otherwise."""
 
 
 class LoadRun:
@@ -24,6 +27,11 @@ class LoadRun:
     @property
     def is_interrupted(self) -> bool:
         return self.measured.num_cut_short > 0
+
+
+def closed_loop_prompts(concurrency: int) -> int:
+    """How many requests make a run that tells something."""
+    return max(MIN_PROMPTS, ROUNDS * concurrency)
 
 
 def run_load(load: Load, target: Target) -> LoadRun:

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tokenreel.tools.bench.client.load import Ask
 from tokenreel.tools.bench.flags import model_of
 from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.processes.engine import Engine
-from tokenreel.tools.bench.results.result import Server
+from tokenreel.tools.bench.results.result import Server, without_secrets
 from tokenreel.tools.bench.workload.prompts import Prompt
 from tokenreel.tools.up_flags import DEMO_MODEL
 
@@ -30,22 +30,24 @@ QUEUE_FLAG = "--max-num-queued-reqs"
 
 
 class Target:
-    """A server that is ready. `engine` is None if it is not ours."""
+    """A server that is ready. `processor_times_s` tells what its processes have had so far, by
+    their roles; nothing, if they are not ours."""
 
     def __init__(
-        self, endpoint: Endpoint, server: Server, vocab_size: int | None, engine: Engine | None
+        self,
+        endpoint: Endpoint,
+        server: Server,
+        vocab_size: int | None,
+        processor_times_s: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.endpoint = endpoint
         self.server = server
         self.known_vocab_size = vocab_size
-        self.engine = engine
+        self.processor_times_s = processor_times_s
 
     @property
     def vocab_size(self) -> int:
         return self.known_vocab_size or DEFAULT_VOCAB_SIZE
-
-    def processor_times_s(self) -> dict[str, float]:
-        return self.engine.processor_times_s() if self.engine else {}
 
     def asks(
         self, prompts: Sequence[Prompt], options: argparse.Namespace, *, is_streaming: bool = True
@@ -97,12 +99,12 @@ def open_target(
         server = Server(
             url=url,
             model=engine.model_name,
-            flags=engine.flags,
+            flags=without_secrets(engine.flags),
             is_ours=True,
             ready_s=engine.ready_s,
         )
         vocab_size = getattr(options, "vocab_size", None) or vocab_size_of(model or DEMO_MODEL)
-        yield Target(endpoint, server, vocab_size, engine)
+        yield Target(endpoint, server, vocab_size, engine.processor_times_s)
 
 
 def vocab_size_of(model: Path) -> int | None:
@@ -129,7 +131,7 @@ def _running(url: str, model: Path | None, options: argparse.Namespace) -> Targe
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             name = runner.run(ask())
     vocab_size = options.vocab_size or (vocab_size_of(model) if model else None)
-    return Target(endpoint, Server(url=url, model=name), vocab_size, None)
+    return Target(endpoint, Server(url=url, model=name), vocab_size)
 
 
 def _endpoint(url: str, options: argparse.Namespace) -> Endpoint:

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 
 import msgspec
 
@@ -72,8 +71,9 @@ class Engine:
         return next(m[1] for line in self._child.lines if (m := _ADDRESS_LINE.match(line.text)))
 
     @property
-    def seconds_since_start(self) -> float:
-        return perf_counter() - self._child.started_s
+    def started_s(self) -> float:
+        """`perf_counter` at the command."""
+        return self._child.started_s
 
     @property
     def ready_s(self) -> float:

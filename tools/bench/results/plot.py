@@ -8,12 +8,14 @@ from tokenreel.tools.bench.problem import Problem
 from tokenreel.tools.bench.results.figures import Figures, Spread
 from tokenreel.tools.bench.results.report import METRICS, title_of
 from tokenreel.tools.bench.results.result import AnyResult, Overhead, Serve
+from tokenreel.tools.bench.results.text_table import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 """Paul Tol's bright scheme: told apart by the colour-blind, too."""
+LAST_COLOR = "#bbbbbb"
 INK = "#444444"
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
 
@@ -91,7 +93,7 @@ def _draw_sweep(axes: Sequence["Axes"], runs: Sequence[Figures]) -> None:
     for panel in axes:
         panel.set_xticks(places, names)
         panel.set_ylim(bottom=0)
-        panel.yaxis.set_major_formatter("{x:,.4g}")
+        panel.yaxis.set_major_formatter(lambda value, _: number(value))
 
 
 def _draw_overhead(axes: Sequence["Axes"], result: Overhead) -> None:
@@ -136,13 +138,12 @@ def _draw_overhead(axes: Sequence["Axes"], result: Overhead) -> None:
     for panel in axes:
         panel.set_xticks(places, names)
         panel.set_ylim(bottom=0)
-        panel.yaxis.set_major_formatter("{x:,.4g}")
+        panel.yaxis.set_major_formatter(lambda value, _: number(value))
 
 
 def _stack(panel: "Axes", places: Sequence[int], parts: dict[str, list[float]]) -> None:
     bottoms = [0.0] * len(places)
-    for number, (label, values) in enumerate(parts.items()):
-        color = COLORS[number % len(COLORS)] if number < len(COLORS) else "#bbbbbb"
+    for color, (label, values) in zip((*COLORS, LAST_COLOR), parts.items(), strict=False):
         panel.bar(places, values, bottom=bottoms, label=label, color=color, width=0.6)
         bottoms = [bottom + value for bottom, value in zip(bottoms, values, strict=True)]
     panel.legend()

@@ -14,6 +14,8 @@ from tokenreel.tools.bench.results.machine import Machine, this_machine
 
 SCHEMA = 1
 MAX_RESULT_BYTES = 1 << 30
+SECRET_FLAGS = ("--api-key", "--header")
+MASK = "***"
 
 
 class BadResult(Problem):
@@ -142,9 +144,21 @@ def header_of(command: Sequence[str]) -> Header:
         version=package_version(),
         commit=commit(),
         began=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=["engine-bench", *command],
+        command=["engine-bench", *without_secrets(command)],
         machine=this_machine(),
     )
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line with the values of those flags masked that may hold a key."""
+    told: list[str] = []
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if told and told[-1] in SECRET_FLAGS:
+            told.append(MASK)
+        else:
+            told.append(f"{flag}={MASK}" if equals and flag in SECRET_FLAGS else word)
+    return told
 
 
 def write_result(path: Path, result: AnyResult) -> None:

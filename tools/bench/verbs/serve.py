@@ -11,10 +11,12 @@ from tokenreel.tools.bench.client.load import Load
 from tokenreel.tools.bench.flags import (
     add_output_flags,
     add_server_flags,
+    add_warmup_flag,
     add_workload_flags,
     burstiness,
     concurrencies,
     goodput_limit,
+    num_warmups,
     random_prompts,
     rates,
 )
@@ -24,7 +26,7 @@ from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.results.figures import Figures, figures_of
 from tokenreel.tools.bench.results.report import METRICS, serve_lines
 from tokenreel.tools.bench.results.result import Serve, header_of
-from tokenreel.tools.bench.session import run_load, warm_up
+from tokenreel.tools.bench.session import MIN_PROMPTS, closed_loop_prompts, run_load, warm_up
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, open_target
 from tokenreel.tools.bench.workload.arrivals import arrive
@@ -32,13 +34,9 @@ from tokenreel.tools.bench.workload.journal_trace import read_journal
 from tokenreel.tools.bench.workload.prompts import Prompt, read_prompts
 from tokenreel.tools.bench.workload.trace_file import TraceForm, read_trace
 
-MIN_PROMPTS = 32
-ROUNDS = 4
-"""Of requests per client of a closed loop, unless --num-prompts says otherwise."""
 ARRIVALS_S = 30
 """For how long requests come in an open loop, unless --num-prompts says otherwise."""
 PROMPTS_AT_ONCE = 256
-MAX_WARMUPS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,13 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="that one of a trace's hash_ids stands for (default: 16)",
     )
-    add(
-        "--num-warmups",
-        type=values.integer(0),
-        metavar="N",
-        help="short requests before, all at once (default: as many as may be in flight, up to "
-        f"{MAX_WARMUPS})",
-    )
+    add_warmup_flag(add)
     add_workload_flags(parser, input_len=128, output_len=64)
     add_output_flags(parser)
     add = parser.add_argument_group("figures").add_argument
@@ -132,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     most = max(concurrency or 0 for concurrency in options.max_concurrency)
     most = most or options.num_prompts or 0
     with open_target(options, num_in_flight=most) as target:
-        warm_up(target, options, _num_warmups(options))
+        warm_up(target, options, num_warmups(options))
         loads = list(product(options.request_rate, options.max_concurrency))
         for number, (rate, concurrency) in enumerate(loads):
             prompts = _prompts(options, target, number, rate, concurrency)
@@ -216,16 +208,10 @@ def _traced(options: argparse.Namespace, target: Target, path: Path) -> list[Pro
     return read_trace(path, form, options.num_prompts)
 
 
-def _num_warmups(options: argparse.Namespace) -> int:
-    if options.num_warmups is not None:
-        return int(options.num_warmups)
-    return min(MAX_WARMUPS, max(each or MAX_WARMUPS for each in options.max_concurrency))
-
-
 def _default_num_prompts(rate: float, concurrency: int | None) -> int:
     if not math.isinf(rate):
         return max(MIN_PROMPTS, round(rate * ARRIVALS_S))
-    return max(MIN_PROMPTS, ROUNDS * concurrency) if concurrency else PROMPTS_AT_ONCE
+    return closed_loop_prompts(concurrency) if concurrency else PROMPTS_AT_ONCE
 
 
 def _metrics(text: str) -> tuple[str, ...]:

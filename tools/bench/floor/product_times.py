@@ -1,0 +1,119 @@
+"""How long a model's products take one core of this machine, by numpy in a process of its own.
+
+    python -m tokenreel.tools.bench.floor.product_times   < plan.json   > times.json
+
+numpy's BLAS (OpenBLAS, float32) stands for what the machine can do: it is well kept, everybody has
+it, and it is nobody's engine. A model in 16 or 8 bits, whose weights are quicker to read, may be
+faster than this at few rows. Attention, norms and sampling are no products and are not in it.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from time import thread_time
+from typing import Any
+
+import msgspec
+
+from tokenreel.tools.bench.floor.model_shape import ModelShape, Product
+from tokenreel.tools.bench.problem import Problem
+
+MAX_WEIGHT_BYTES = 512 << 20
+"""Of one layer after the other, so that they come from memory as they do in the model; a model
+with more has its later layers' time reckoned from that of the first."""
+MIN_S = 0.3
+MIN_REPEATS = 3
+TIMEOUT_S = 300.0
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+class NoTimes(Problem):
+    """The child process did not measure: one line, or what it printed."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    shape: ModelShape
+    layer_rows: list[int]
+    head_rows: list[int]
+
+
+class ProductTimes(msgspec.Struct, frozen=True):
+    """CPU seconds by number of rows: of all layers' products together, and of the head's."""
+
+    layers_s: dict[int, float]
+    head_s: dict[int, float]
+    gflops: dict[int, float]
+    """The rate of the layers' products."""
+
+
+def measure_products(plan: Plan) -> ProductTimes:
+    """Raises NoTimes."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__],
+            input=msgspec.json.encode(plan),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            env={**os.environ, **dict.fromkeys(ONE_THREAD, "1")},
+        )
+    except subprocess.TimeoutExpired:
+        raise NoTimes(f"the model's products took longer than {TIMEOUT_S:g} s") from None
+    if done.returncode:
+        raise NoTimes(done.stderr.decode(errors="replace").strip()[-2000:])
+    return msgspec.json.decode(done.stdout, type=ProductTimes)
+
+
+def time_products(plan: Plan) -> ProductTimes:
+    """In this process, which should have one BLAS thread."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def weight(product: Product) -> Any:  # [num_outputs, num_inputs]
+        shape = (product.num_outputs, product.num_inputs)
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    shape = plan.shape
+    layer_bytes = sum(4 * each.num_outputs * each.num_inputs for each in shape.layer)
+    num_layers = max(1, min(shape.num_hidden_layers, MAX_WEIGHT_BYTES // layer_bytes))
+    layers = [[weight(product) for product in shape.layer] for _ in range(num_layers)]
+    weights = [weight for layer in layers for weight in layer]
+    scale = shape.num_hidden_layers / num_layers
+    layers_s = {rows: scale * _time_of(weights, rows) for rows in plan.layer_rows}
+    head = [weight(shape.head)]
+    head_s = {rows: _time_of(head, rows) for rows in plan.head_rows}
+    num_weights = shape.num_hidden_layers * layer_bytes / 4
+    gflops = {rows: 2e-9 * rows * num_weights / time_s for rows, time_s in layers_s.items()}
+    return ProductTimes(layers_s, head_s, gflops)
+
+
+def _time_of(weights: Sequence[Any], num_rows: int) -> float:
+    """The quickest of several times through all of them."""
+    import numpy as np
+
+    work = []
+    for weight in weights:
+        inputs = np.ones((num_rows, weight.shape[1]), dtype=np.float32)
+        work.append((inputs, weight.T, np.empty((num_rows, weight.shape[0]), dtype=np.float32)))
+
+    def once() -> None:
+        for inputs, weight, outputs in work:
+            np.matmul(inputs, weight, out=outputs)
+
+    return _quickest(once)
+
+
+def _quickest(work: Callable[[], None]) -> float:
+    work()
+    times: list[float] = []
+    while len(times) < MIN_REPEATS or sum(times) < MIN_S:
+        began = thread_time()
+        work()
+        times.append(thread_time() - began)
+    return min(times)
+
+
+if __name__ == "__main__":
+    found = time_products(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))
+    sys.stdout.buffer.write(msgspec.json.encode(found))

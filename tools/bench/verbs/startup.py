@@ -1,0 +1,171 @@
+"""`engine-bench startup`: from the command to ready, and to the first token of a first request."""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenreel.tools import up_values as values
+from tokenreel.tools.bench.client.address import parse_address
+from tokenreel.tools.bench.client.endpoint import Endpoint
+from tokenreel.tools.bench.client.load import Load
+from tokenreel.tools.bench.flags import (
+    add_length_flags,
+    add_output_flags,
+    add_request_flags,
+    add_server_flags,
+    model_of,
+    random_prompts,
+)
+from tokenreel.tools.bench.output import check_output, finish
+from tokenreel.tools.bench.problem import Unavailable
+from tokenreel.tools.bench.processes.engine import Engine
+from tokenreel.tools.bench.progress import Progress
+from tokenreel.tools.bench.results.figures import spread_of
+from tokenreel.tools.bench.results.report import startup_lines
+from tokenreel.tools.bench.results.result import (
+    Server,
+    Start,
+    Startup,
+    StartupFigures,
+    header_of,
+    without_secrets,
+)
+from tokenreel.tools.bench.session import run_load
+from tokenreel.tools.bench.settings import settings_of
+from tokenreel.tools.bench.target import Target, vocab_size_of
+from tokenreel.tools.up_flags import DEMO_MODEL
+
+CACHE_VARIABLES = (
+    "NUMBA_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "XDG_CACHE_HOME",
+)
+"""Where compilers keep what they have compiled."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Starts engine-up again and again and asks it for one token. A cold start finds empty "
+        "compile caches, and the model's files out of the page cache if the system lets go of "
+        "them; a warm one finds both as an earlier start left them. The caches are the bench's "
+        "own: yours are left alone."
+    )
+    add_server_flags(parser, is_remote_allowed=False)
+    add = parser.add_argument_group("repeats").add_argument
+    for name, default, what in (
+        ("--num-iters-cold", 2, "cold starts"),
+        ("--num-iters-warm", 3, "warm starts"),
+        ("--num-iters-warmup", 1, "starts before the warm ones, not measured"),
+    ):
+        add(
+            name,
+            type=values.integer(0, 1000),
+            default=default,
+            metavar="N",
+            help=f"{what} (default: {default})",
+        )
+    add = parser.add_argument_group("first request").add_argument
+    add_length_flags(add, 32, 1)
+    add_request_flags(add)
+    add_output_flags(parser, has_plot=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    check_output(options)
+    header = header_of(options.given)
+    model = model_of(options) or DEMO_MODEL
+    num_cold, num_warm = options.num_iters_cold, options.num_iters_warm
+    num_before = options.num_iters_warmup if num_warm else 0
+    starts: list[Start] = []
+    is_interrupted = False
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-bench-") as warm,
+        Progress("startup", num_cold + num_before + num_warm, not options.disable_tqdm) as progress,
+    ):
+        try:
+            for _ in range(num_cold):
+                with tempfile.TemporaryDirectory(prefix="engine-bench-") as cold:
+                    forget_pages(model)
+                    starts.append(_start(options, model, Path(cold), is_cold=True))
+                progress.advance()
+            for number in range(num_before + num_warm):
+                start = _start(options, model, Path(warm), is_cold=False)
+                starts += [start] if number >= num_before else []
+                progress.advance()
+        except KeyboardInterrupt:
+            is_interrupted = True
+    result = Startup(
+        label=options.label or model.resolve().name,
+        header=header,
+        server=Server(
+            url="",
+            model=model.resolve().name,
+            flags=without_secrets(options.engine_flags),
+            is_ours=True,
+        ),
+        settings=settings_of(options),
+        is_interrupted=is_interrupted,
+        runs=figures_of_starts(starts),
+        starts=starts,
+    )
+    return finish(options, result, startup_lines(result), has_failed=False)
+
+
+def figures_of_starts(starts: Sequence[Start]) -> list[StartupFigures]:
+    """Cold ones, then warm ones, if there are any."""
+    figures = []
+    for is_cold in (True, False):
+        alike = [start for start in starts if start.is_cold == is_cold]
+        if alike:
+            figures.append(
+                StartupFigures(
+                    is_cold=is_cold,
+                    ready_s=spread_of([start.ready_s for start in alike]),
+                    first_token_s=spread_of([start.first_token_s for start in alike]),
+                    actors_s={
+                        actor: sum(start.actors_s[actor] for start in alike) / len(alike)
+                        for actor in alike[0].actors_s
+                    },
+                )
+            )
+    return figures
+
+
+def forget_pages(model: Path) -> None:
+    """Ask the system to drop the files from its page cache; pages that somebody maps stay."""
+    for path in model.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _start(options: argparse.Namespace, model: Path, caches: Path, *, is_cold: bool) -> Start:
+    environment = {name: str(caches / name.lower()) for name in CACHE_VARIABLES}
+    given = model_of(options)
+    with Engine(given, options.engine_flags, environment) as engine:
+        url = engine.wait_until_ready(options.ready_check_timeout_sec)
+        server = Server(url=url, model=engine.model_name)
+        target = Target(Endpoint(parse_address(url)), server, vocab_size_of(model))
+        first_token = _ask_once(target, options)
+        return Start(
+            is_cold=is_cold,
+            ready_s=engine.ready_s,
+            first_token_s=first_token - engine.started_s,
+            actors_s={phase.actor: phase.ready_s for phase in engine.phases},
+        )
+
+
+def _ask_once(target: Target, options: argparse.Namespace) -> float:
+    """When the first token came, by `perf_counter`. Raises Unavailable if none did."""
+    prompts = random_prompts(options, target.vocab_size).make(1)
+    asks = target.asks(prompts, options)
+    done = run_load(Load(target.endpoint, asks, timeout_s=options.request_timeout), target)
+    if done.is_interrupted:
+        raise KeyboardInterrupt
+    (outcome,) = done.measured.outcomes
+    if outcome.failure is not None:
+        raise Unavailable(f"the first request failed: {outcome.failure}")
+    return outcome.stamps[0]
