@@ -132,6 +132,24 @@ def store(typing, array, offset, vector):
     return types.void(array, types.intp, f32x16), generate
 
 
+@intrinsic
+def store_apart(typing, array, offset, stride, vector):
+    """Writes lane i at `offset + i * stride`, rounded as by `store`."""
+    dtype = _check(array)
+
+    def generate(context, builder, signature, arguments):
+        pointer = element_pointer(context, builder, array, *arguments[:2])
+        narrowed = _narrow(builder, dtype, arguments[3])
+        for lane in range(LANES):
+            element = builder.extract_element(narrowed, ir.Constant(_I32, lane))
+            target = builder.bitcast(pointer, element.type.as_pointer())
+            builder.store(element, target).align = 4 if dtype == types.float32 else 2
+            pointer = builder.gep(pointer, [arguments[2]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, f32x16), generate
+
+
 def _narrow(builder: Any, dtype: Any, vector: Any) -> Any:
     if dtype == types.float32:
         return vector
