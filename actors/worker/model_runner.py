@@ -13,9 +13,11 @@ from torch import Tensor
 from tokenreel.actors.worker.input_batch import InputBatch, StepInput
 from tokenreel.actors.worker.kv_cache import KVCache
 from tokenreel.actors.worker.models.decoder import Decoder
-from tokenreel.actors.worker.sampler import NOT_FINITE, RowLogprobs, Sampled, accept, sample
+from tokenreel.actors.worker.sampled import RowLogprobs, Sampled, accept
+from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingBatch
 from tokenreel.actors.worker.step_tensors import step_tensors
+from tokenreel.kernels.cpu.sampling import NOT_FINITE
 from tokenreel.messages.ids import SeqId
 from tokenreel.messages.logprobs import SequenceLogprobs
 from tokenreel.messages.steps import SampledTokens, SequenceFailure, StepScheduled

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,16 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokenreel.actors.worker.compiled_sampling import CompiledSampling
 from tokenreel.actors.worker.largest import largest
-from tokenreel.actors.worker.sampler import NOT_FINITE, Sampled, accept, inverse_cdf, sample
+from tokenreel.actors.worker.sampled import Sampled, accept
+from tokenreel.actors.worker.sampler import sample, sample_with
 from tokenreel.actors.worker.sampling_table import SamplingTable
+from tokenreel.actors.worker.torch_sampling import TorchSampling, inverse_cdf
+from tokenreel.kernels.cpu.sampling import NOT_FINITE
 from tokenreel.messages.sampling import SamplingParams
 
 History = tuple[list[int], list[int]]
+Kind = type[CompiledSampling] | type[TorchSampling]
+
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+KINDS = pytest.mark.parametrize("kind", [CompiledSampling, TorchSampling])
 
 
 def choose(
-    logits: Tensor, params: list[SamplingParams], histories: list[History] | None = None
+    logits: Tensor,
+    params: list[SamplingParams],
+    histories: list[History] | None = None,
+    kind: Kind | None = None,
 ) -> Sampled:
     """Samples each row of `logits` with its parameters and its (prompt, output)."""
     histories = histories or [([0], [])] * len(params)
@@ -37,23 +49,18 @@ def choose(
     batch = table.select(np.arange(len(params)), num_tokens, history)
     if batch.is_plain:
         return accept(*largest(logits))
-    return sample(logits.clone(), batch)
+    return sample_with(kind, logits.clone(), batch) if kind else sample(logits.clone(), batch)
 
 
-def frequencies(logits: Tensor, params: SamplingParams, count: int = 20_000) -> Tensor:
+def frequencies(logits: Tensor, params: SamplingParams, count: int, kind: Kind) -> Tensor:
     """How often each token comes, over `count` seeds."""
-    seeded = [
-        SamplingParams(
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            seed=seed,
-        )
-        for seed in range(count)
-    ]
-    token_ids = choose(logits.expand(count, -1), seeded).token_ids
+    rows = [seeded(params, seed) for seed in range(count)]
+    token_ids = choose(logits.expand(count, -1), rows, kind=kind).token_ids
     return torch.bincount(token_ids, minlength=len(logits))
+
+
+def seeded(params: SamplingParams, seed: int) -> SamplingParams:
+    return msgspec.structs.replace(params, seed=seed)
 
 
 def expected_distribution(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -84,11 +91,12 @@ FILTERS = {
 
 @pytest.mark.parametrize("vocab_size", [3, 40, 700])
 @pytest.mark.parametrize("name", FILTERS)
-def test_tokens_follow_the_filtered_distribution(name: str, vocab_size: int) -> None:
+@KINDS
+def test_tokens_follow_the_filtered_distribution(name: str, vocab_size: int, kind: Kind) -> None:
     params, count = FILTERS[name], 8_000
     logits = 2 * torch.randn(vocab_size, generator=torch.Generator().manual_seed(1))
     expected = expected_distribution(logits, params) * count
-    found = frequencies(logits, params, count)
+    found = frequencies(logits, params, count, kind)
     assert found[expected == 0].sum() == 0
     # Rare tokens share a bucket, so that the sum below is nearly chi-square distributed.
     common = expected >= 10
@@ -100,10 +108,11 @@ def test_tokens_follow_the_filtered_distribution(name: str, vocab_size: int) -> 
     assert chi_square <= freedom + 4 * math.sqrt(2 * max(freedom, 1))
 
 
-def test_top_p_looks_beyond_the_first_candidates() -> None:
+@KINDS
+def test_top_p_looks_beyond_the_first_candidates(kind: Kind) -> None:
     """A flat distribution needs more tokens than are sorted at first."""
     logits = torch.linspace(0, 0.01, 5000)
-    found = frequencies(logits, SamplingParams(top_p=0.9), 4_000)
+    found = frequencies(logits, SamplingParams(top_p=0.9), 4_000, kind)
     kept = expected_distribution(logits, SamplingParams(top_p=0.9)) > 0
     # The outermost token may fall on either side: the sums differ in their last digits.
     first = int(kept.nonzero()[0])
@@ -197,12 +206,17 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rows_that_are_not_finite_say_so_and_harm_nobody(bad: float, temperature: float) -> None:
+@KINDS
+def test_rows_that_are_not_finite_say_so_and_harm_nobody(
+    bad: float, temperature: float, kind: Kind
+) -> None:
     logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(0))
-    params = [SamplingParams(temperature=temperature, top_p=0.9, seed=i) for i in range(3)]
-    expected = choose(logits, params).token_ids.tolist()
+    params = [
+        SamplingParams(temperature=temperature, top_p=0.9, seed=i, num_logprobs=2) for i in range(3)
+    ]
+    expected = choose(logits, params, kind=kind).token_ids.tolist()
     logits[1, 7] = bad
-    found = choose(logits, params).token_ids.tolist()
+    found = choose(logits, params, kind=kind).token_ids.tolist()
     assert found == [expected[0], NOT_FINITE, expected[2]]
 
 
@@ -287,6 +301,105 @@ def test_logprobs_are_of_the_raw_logits() -> None:
     assert entry.rows == [0, 2]
     assert entry.num_top == [0, 5]
     assert sampled.token_ids[2] == 3
-    assert torch.equal(entry.sampled, expected[[0, 2], sampled.token_ids[[0, 2]]])
-    assert torch.equal(entry.top[1], torch.topk(expected[2], 5).values)
+    torch.testing.assert_close(entry.sampled, expected[[0, 2], sampled.token_ids[[0, 2]]], **CLOSE)
+    torch.testing.assert_close(entry.top[1], torch.topk(expected[2], 5).values, **CLOSE)
     assert torch.equal(entry.top_ids[1], torch.topk(expected[2], 5).indices)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    num_logprobs=st.sampled_from([0, 1, 5, 20, 5000]),
+    vocab_size=st.sampled_from([3, 30, 257, 4099]),
+    seed=st.integers(0, 1000),
+    spread=st.sampled_from([0.1, 3.0, 40.0]),
+)
+def test_logprobs_are_those_of_torch(
+    num_logprobs: int, vocab_size: int, seed: int, spread: float
+) -> None:
+    logits = spread * torch.randn(4, vocab_size, generator=torch.Generator().manual_seed(seed))
+    logits[1, ::2] = -math.inf
+    params = [SamplingParams(num_logprobs=num_logprobs, seed=seed)] * 4
+    found, expected = (
+        choose(logits, params, kind=kind) for kind in (CompiledSampling, TorchSampling)
+    )
+    assert torch.equal(found.token_ids, expected.token_ids)
+    (mine,), (theirs,) = found.logprobs, expected.logprobs
+    torch.testing.assert_close(mine.sampled, theirs.sampled, **CLOSE)
+    torch.testing.assert_close(mine.top, theirs.top, **CLOSE)
+    logprobs = torch.log_softmax(logits, -1)
+    torch.testing.assert_close(logprobs.gather(1, mine.top_ids), theirs.top, **CLOSE)
+
+
+def test_the_lowest_of_equally_likely_tokens_come_first() -> None:
+    logits = torch.zeros(1, 600)
+    logits[0, [7, 300, 599]] = 2.0
+    logits[0, 450] = 3.0
+    (entry,) = choose(logits, [SamplingParams(num_logprobs=8)]).logprobs
+    assert entry.top_ids.tolist() == [[450, 7, 300, 599, 0, 1, 2, 3]]
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    temperature=st.sampled_from([0.01, 0.3, 1.0, 1.9]),
+    top_k=st.sampled_from([0, 1, 2, 50, 600, 4000]),
+    top_p=st.sampled_from([1.0, 0.999, 0.9, 0.5, 1e-4]),
+    min_p=st.sampled_from([0.0, 1e-4, 0.05, 0.5, 1.0]),
+    vocab_size=st.sampled_from([1, 2, 15, 16, 17, 255, 256, 257, 1000, 5003]),
+    shape=st.sampled_from(["random", "ties", "masked", "dominant", "flat", "equal", "far"]),
+    seed=st.integers(0, 1000),
+)
+def test_compiled_sampling_chooses_what_torch_does(
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    vocab_size: int,
+    shape: str,
+    seed: int,
+) -> None:
+    """Over 20 numbers each; where a sum is rounded differently, at most one of them may fall on the
+    other side of an edge, to a neighbour of the token among those that can be drawn."""
+    logits = shaped_logits(shape, vocab_size, seed).expand(20, -1)
+    params = [
+        SamplingParams(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed + i
+        )
+        for i in range(20)
+    ]
+    found, expected = (
+        choose(logits, params, kind=kind).token_ids for kind in (CompiledSampling, TorchSampling)
+    )
+    assert (found != expected).sum() <= 1
+
+
+def shaped_logits(shape: str, vocab_size: int, seed: int) -> Tensor:
+    logits = 3 * torch.randn(vocab_size, generator=torch.Generator().manual_seed(seed))
+    place = seed % vocab_size
+    if shape == "ties":
+        return logits.round()
+    if shape == "masked":
+        logits[logits < logits[place]] = -math.inf
+    elif shape == "dominant":
+        logits[place] = 60.0
+    elif shape == "flat":
+        return logits / 1000
+    elif shape == "equal":
+        return torch.full_like(logits, 2.5)
+    elif shape == "far":
+        return logits - 1e4
+    return logits
+
+
+def test_hardly_any_draw_differs_from_torch() -> None:
+    """At most 1 of 1,800, over filters and vocabularies: where rounding moves an edge."""
+    num_different = 0
+    for vocab_size in (5_000, 33_000):
+        logits = 2 * torch.randn(100, vocab_size, generator=torch.Generator().manual_seed(7))
+        for params in FILTERS.values():
+            rows = [seeded(params, seed) for seed in range(100)]
+            found, expected = (
+                choose(logits, rows, kind=kind).token_ids
+                for kind in (CompiledSampling, TorchSampling)
+            )
+            num_different += int((found != expected).sum())
+    assert num_different <= 1

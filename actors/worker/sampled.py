@@ -1,0 +1,35 @@
+"""What a sampler hands back: a token for each row of logits, and log-probabilities of some."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from tokenreel.kernels.cpu.sampling import NOT_FINITE
+
+
+@dataclass(frozen=True)
+class RowLogprobs:
+    """Natural logarithms of the softmax of the raw logits, for the rows that asked."""
+
+    rows: list[int]
+    num_top: list[int]
+    sampled: Tensor
+    """[len(rows)]"""
+    top_ids: Tensor
+    """[len(rows), max(num_top)], the most likely first."""
+    top: Tensor
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What was chosen from n rows of logits; the tensors are on the device of the logits."""
+
+    token_ids: Tensor
+    """[n] int64; NOT_FINITE where a row's largest logit is NaN or infinite."""
+    logprobs: list[RowLogprobs] = field(default_factory=list)
+
+
+def accept(token_ids: Tensor, peaks: Tensor, logprobs: list[RowLogprobs] | None = None) -> Sampled:
+    """The choice, but for rows whose largest logit says that they mean nothing."""
+    # Infinity less itself is not a number, and only a finite number less itself is zero.
+    return Sampled(token_ids.masked_fill_(peaks - peaks != 0, NOT_FINITE), logprobs or [])
