@@ -13,18 +13,21 @@ import platform
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tokenreel.kernels.cpu.vector import call_llvm, element_pointer
+from tokenreel.kernels.cpu.vector import call_llvm, element_pointer, splat
 
 TILE = 16
 TILE_BYTES = 1024
 """16 rows of 64 bytes."""
 DEPTH = 32
 """bfloat16 numbers in a row of a tile."""
+_WIDENED_STEPS = 4
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_TILE_DATA = 158, 0x1023, 18
 
 _I8 = ir.IntType(8)
+_I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _BYTES = _I8.as_pointer()
 
@@ -55,9 +58,12 @@ TILE_CONFIGURATION = _tile_configuration()
 
 @intrinsic
 def begin_tiles(typing, configuration):
-    """Makes this thread's tile registers ready; `end_tiles` lets the system forget them."""
+    """Makes this thread's tile registers ready; `end_tiles` lets the system forget them. Without
+    AMX there is nothing to do."""
 
     def generate(context, builder, signature, arguments):
+        if not has_amx():
+            return context.get_dummy_value()
         zero = ir.Constant(_I64, 0)
         pointer = element_pointer(context, builder, configuration, arguments[0], zero)
         call_llvm(builder, "llvm.x86.ldtilecfg", ir.VoidType(), [pointer])
@@ -69,7 +75,8 @@ def begin_tiles(typing, configuration):
 @intrinsic
 def end_tiles(typing):
     def generate(context, builder, signature, arguments):
-        call_llvm(builder, "llvm.x86.tilerelease", ir.VoidType(), [])
+        if has_amx():
+            call_llvm(builder, "llvm.x86.tilerelease", ir.VoidType(), [])
         return context.get_dummy_value()
 
     return types.void(), generate
@@ -82,6 +89,8 @@ def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
     Rows hold `32 * steps` bfloat16 numbers each. The panel is [steps, 2 tiles, 16 pairs, 16
     columns, 2] bfloat16, a pair being two neighbours along the depth. `out` gets [rows, 32]
     float32.
+
+    A panel of int8 is widened as it is read: [steps, 2 tiles, 16 pairs, 2, 16 columns].
 
     With tdpbusd rows hold `64 * steps` uint8, the panel int8 in quads, and `out`, whatever its
     type, gets int32.
@@ -96,13 +105,15 @@ def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
             weights_pointer = element_pointer(context, builder, weights, *arguments[3:5])
             out_pointer = element_pointer(context, builder, out, *arguments[6:8])
             row_bytes = builder.mul(arguments[2], _I64(rows.dtype.bitwidth // 8))
+            is_widened = instruction == "tdpbf16ps" and weights.dtype == types.int8
+            read_step = _widened_steps if is_widened else _steps_in_place
             _emit(
                 builder,
                 instruction,
                 num_row_tiles,
                 builder.bitcast(rows_pointer, _BYTES),
                 row_bytes,
-                builder.bitcast(weights_pointer, _BYTES),
+                read_step(builder, builder.bitcast(weights_pointer, _BYTES)),
                 arguments[5],
                 builder.bitcast(out_pointer, _BYTES),
             )
@@ -115,7 +126,38 @@ def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
     return tile_product
 
 
-def _emit(builder, instruction, num_row_tiles, rows, row_bytes, weights, steps, out):
+def _steps_in_place(builder, weights):
+    return lambda step: builder.gep(weights, [builder.mul(step, _I64(2 * TILE_BYTES))])
+
+
+def _widened_steps(builder, weights):
+    """Two tiles at a time on the stack, as bfloat16: of whole numbers up to 127 the upper half of
+    a float32. Several places, so that the next step does not wait for the tiles' loads."""
+    space = cgutils.alloca_once(builder, ir.ArrayType(_I8, _WIDENED_STEPS * 2 * TILE_BYTES))
+    space.align = 64
+    bytes_, integers = ir.VectorType(_I8, TILE), ir.VectorType(_I32, TILE)
+    floats = ir.VectorType(ir.FloatType(), TILE)
+
+    def widen(pointer):
+        narrow = builder.load(builder.bitcast(pointer, bytes_.as_pointer()))
+        narrow.align = 1
+        return builder.bitcast(builder.sitofp(builder.sext(narrow, integers), floats), integers)
+
+    def read_step(step):
+        source = builder.gep(weights, [builder.mul(step, _I64(TILE_BYTES))])
+        place = builder.mul(builder.urem(step, _I64(_WIDENED_STEPS)), _I64(2 * TILE_BYTES))
+        target = builder.gep(builder.bitcast(space, _BYTES), [place])
+        for row in range(2 * TILE):
+            even, odd = (widen(builder.gep(source, [_I64(2 * TILE * row + n)])) for n in (0, TILE))
+            pairs = builder.or_(builder.lshr(even, splat(builder, _I32(16), integers)), odd)
+            pointer = builder.bitcast(builder.gep(target, [_I64(64 * row)]), integers.as_pointer())
+            builder.store(pairs, pointer).align = 64
+        return target
+
+    return read_step
+
+
+def _emit(builder, instruction, num_row_tiles, rows, row_bytes, read_step, steps, out):
     """Registers: sums in 0 to 3 (row tile by column tile), rows in 4 and 5, weights in 6 and 7."""
     void = ir.VoidType()
 
@@ -138,7 +180,7 @@ def _emit(builder, instruction, num_row_tiles, rows, row_bytes, weights, steps, 
     step = builder.phi(_I64)
     step.add_incoming(_I64(0), before)
     row_position = builder.gep(rows, [builder.mul(step, _I64(64))])
-    panel_position = builder.gep(weights, [builder.mul(step, _I64(2 * TILE_BYTES))])
+    panel_position = read_step(step)
     for column_tile in range(2):
         pointer = builder.gep(panel_position, [_I64(column_tile * TILE_BYTES)])
         tile_load(6 + column_tile, pointer, _I64(64))

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.kernels.cpu.amx import has_amx, make_tile_product
+from tokenreel.kernels.cpu.floats_in_bytes import read_float
 from tokenreel.kernels.cpu.int8_dots import INSTRUCTIONS, STEP_BYTES, make_dots
-from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, STEP, read_float, scale_place
+from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, STEP, scale_place
 from tokenreel.kernels.cpu.product import PANEL, padded, sums
 from tokenreel.kernels.cpu.vector import LANES, element_pointer, splat
 

@@ -10,12 +10,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from tokenreel.kernels.cpu.floats_in_bytes import write_float
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
     call_llvm,
     compiled,
-    element_pointer,
     f32x16,
     load,
     store,
@@ -64,7 +64,7 @@ def quantize_row(source, offset, depth, rows, row):
     middle = broadcast(np.float32(OFFSET))
     for i in range(0, depth, LANES):
         store(rows, begin + i, load(source, offset + i) * steps + middle)
-    _write_float(rows, begin + scale_place(depth), most / np.float32(MAX_STEPS))
+    write_float(rows, begin + scale_place(depth), most / np.float32(MAX_STEPS))
 
 
 @intrinsic
@@ -94,26 +94,3 @@ def _largest_magnitude(typing, a):
 
 def _magnitude(builder, vector):
     return call_llvm(builder, "llvm.fabs.v16f32", vector.type, [vector])
-
-
-@intrinsic
-def _write_float(typing, rows, place, value):
-    def generate(context, builder, signature, arguments):
-        pointer = element_pointer(context, builder, rows, *arguments[:2])
-        builder.store(arguments[2], builder.bitcast(pointer, _F32.as_pointer())).align = 4
-        return context.get_dummy_value()
-
-    return types.void(rows, types.intp, types.float32), generate
-
-
-@intrinsic
-def read_float(typing, rows, place):
-    """The float32 that begins at byte `place`."""
-
-    def generate(context, builder, signature, arguments):
-        pointer = element_pointer(context, builder, rows, *arguments)
-        value = builder.load(builder.bitcast(pointer, _F32.as_pointer()))
-        value.align = 4
-        return value
-
-    return types.float32(rows, types.intp), generate

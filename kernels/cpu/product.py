@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -153,8 +153,14 @@ _many_rows, _few_rows, _one_row = (_make_block(n, _VECTORS) for n in (_MANY, _FE
 
 def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
     depth = weights.shape[1]
+    fma_panel(rows, row, num_rows, stride, weights, panel * depth * PANEL, depth, out)
+
+
+@register_jitable
+def fma_panel(rows, row, num_rows, stride, weights, first, depth, out):
+    """Sums with the 32 columns that lie [depth, 32] from element `first` of the weights."""
     for column in range(0, PANEL, _VECTORS * LANES):
-        begin = panel * depth * PANEL + column
+        begin = first + column
         done = 0
         while done < num_rows:
             left = num_rows - done
