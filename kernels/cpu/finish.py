@@ -1,11 +1,15 @@
 """What becomes of a product's sums, while they are in the first-level cache.
 
-Each takes sums [32 rows, 32 columns] of one panel, the first row and how many rows there are, the
-panel, a bias (empty: none) that begins at `bias_offset`, and where the results go: a flat array
-whose rows are `stride` elements apart.
+Each target says where the results go: a flat array whose rows are `stride` elements apart. A bias
+without elements is none.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
+from numba import types
+from numba.extending import overload
+from numpy.typing import NDArray
 
 from tokenreel.kernels.cpu.product import PANEL
 from tokenreel.kernels.cpu.vector import (
@@ -20,39 +24,100 @@ from tokenreel.kernels.cpu.vector import (
     store,
 )
 
-
-@compiled
-def _biased(sums, i, column, bias, bias_offset):
-    total = load(sums, i * PANEL + column % PANEL)
-    if bias.size == 0:
-        return total
-    return total + load(bias, bias_offset + column)
+Array = NDArray[Any]
 
 
-@compiled
-def keep(sums, row, num_rows, panel, bias, bias_offset, out, stride):
-    """The sums as they are."""
-    for column in range(panel * PANEL, (panel + 1) * PANEL, LANES):
-        for i in range(num_rows):
-            store(out, (row + i) * stride + column, _biased(sums, i, column, bias, bias_offset))
+class Keep(NamedTuple):
+    """The sums as they are; those of padding, beyond the stride, are dropped."""
+
+    bias: Array
+    out: Array
+    stride: int
 
 
-@compiled
-def add_to(sums, row, num_rows, panel, bias, bias_offset, out, stride):
-    """Added to what is there: the residual."""
-    for column in range(panel * PANEL, (panel + 1) * PANEL, LANES):
-        for i in range(num_rows):
-            place = (row + i) * stride + column
-            store(out, place, load(out, place) + _biased(sums, i, column, bias, bias_offset))
+class AddTo(NamedTuple):
+    """The sums added to what is there: the residual."""
+
+    bias: Array
+    out: Array
+    stride: int
 
 
-@compiled
-def silu_and_multiply(sums, row, num_rows, panel, bias, bias_offset, out, stride):
+class SiluAndMultiply(NamedTuple):
     """silu(gate) * up, where a panel holds 16 columns of each; 16 results per row."""
+
+    bias: Array
+    out: Array
+    stride: int
+
+
+class KeepLargest(NamedTuple):
+    """The largest of each row's sums in a panel, or NaN: `out` is [panels, stride]."""
+
+    num_columns: int
+    """What follows them is padding."""
+    out: Array
+    stride: int
+
+
+def finish(target, sums, row, num_rows, panel):
+    """sums [32 rows, 32 columns] of `panel`; the first `num_rows` count, the rows from `row` on."""
+    raise NotImplementedError("for compiled functions only")
+
+
+@overload(finish)
+def _overload_finish(target, sums, row, num_rows, panel):
+    if isinstance(target, types.NamedTuple):
+        return _FINISHES.get(target.instance_class)
+    return None
+
+
+@compiled
+def _biased(sums, i, column, bias):
+    total = load(sums, i * PANEL + column % PANEL)
+    if len(bias) == 0:
+        return total
+    return total + load(bias, column)
+
+
+def _keep(target, sums, row, num_rows, panel):
+    for column in range(panel * PANEL, min((panel + 1) * PANEL, target.stride), LANES):
+        for i in range(num_rows):
+            place = (row + i) * target.stride + column
+            store(target.out, place, _biased(sums, i, column, target.bias))
+
+
+def _add(target, sums, row, num_rows, panel):
+    for column in range(panel * PANEL, (panel + 1) * PANEL, LANES):
+        for i in range(num_rows):
+            place = (row + i) * target.stride + column
+            total = _biased(sums, i, column, target.bias)
+            store(target.out, place, load(target.out, place) + total)
+
+
+def _silu_and_multiply(target, sums, row, num_rows, panel):
     for i in range(num_rows):
-        gate = _biased(sums, i, panel * PANEL, bias, bias_offset)
-        up = _biased(sums, i, panel * PANEL + LANES, bias, bias_offset)
-        store(out, (row + i) * stride + panel * LANES, gate * _sigmoid(gate) * up)
+        gate = _biased(sums, i, panel * PANEL, target.bias)
+        up = _biased(sums, i, panel * PANEL + LANES, target.bias)
+        place = (row + i) * target.stride + panel * LANES
+        store(target.out, place, gate * _sigmoid(gate) * up)
+
+
+def _keep_largest(target, sums, row, num_rows, panel):
+    left = target.num_columns - panel * PANEL
+    least = broadcast(-np.inf)
+    for i in range(num_rows):
+        low = first_lanes(load(sums, i * PANEL), left, least)
+        high = first_lanes(load(sums, i * PANEL + LANES), left - LANES, least)
+        target.out[panel * target.stride + row + i] = largest_or_nan(low, high)
+
+
+_FINISHES = {
+    Keep: _keep,
+    AddTo: _add,
+    SiluAndMultiply: _silu_and_multiply,
+    KeepLargest: _keep_largest,
+}
 
 
 @compiled
@@ -60,15 +125,3 @@ def _sigmoid(x):
     """Of less than -87 it is 1.6e-38, so that the exponential does not overflow."""
     one = broadcast(1.0)
     return one / (one + exp(broadcast(0.0) - maximum(x, broadcast(-87.0))))
-
-
-@compiled
-def keep_largest(sums, row, num_rows, panel, bias, bias_offset, out, stride):
-    """The largest of each row's sums, or NaN: out [panels, stride]. `bias_offset` is the number of
-    columns there are in all; those of padding do not count."""
-    column = panel * PANEL
-    least = broadcast(-np.inf)
-    for i in range(num_rows):
-        low = first_lanes(load(sums, i * PANEL), bias_offset - column, least)
-        high = first_lanes(load(sums, i * PANEL + LANES), bias_offset - column - LANES, least)
-        out[panel * stride + row + i] = largest_or_nan(low, high)

@@ -1,0 +1,233 @@
+"""The decoder that all families share, on a CPU: weights packed at load, a step as one function.
+
+It computes what `decoder.Decoder` computes, in float32 between products; see `decoder_step`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenreel.actors.worker.model_config import DecoderConfig
+from tokenreel.actors.worker.models.compiled_cache import CompiledCache, attention_kind
+from tokenreel.actors.worker.models.decoder import ReadTensor
+from tokenreel.actors.worker.models.rope import rotation_table
+from tokenreel.kernels.backend import AttentionMetadata
+from tokenreel.kernels.cpu import decoder_head, decoder_step
+from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, has_amx
+from tokenreel.kernels.cpu.attention import attention_scratch_size
+from tokenreel.kernels.cpu.decoder_step import (
+    PHASES_PER_LAYER,
+    Array,
+    Inputs,
+    Scratch,
+    Shape,
+    Weights,
+)
+from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, pack, padded
+from tokenreel.kernels.cpu.team import Team
+from tokenreel.kernels.cpu.vector import LANES
+
+Pack = Callable[[Tensor], Array]
+
+
+class CompiledDecoder:
+    """A model and a team of threads. `max_model_len` bounds the positions it is asked for."""
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, config: DecoderConfig, read: ReadTensor, max_model_len: int, num_threads: int
+    ) -> None:
+        self.config = config
+        embedding = read("model.embed_tokens.weight")
+        self.dtype = embedding.dtype
+        self._uses_amx = self.dtype == torch.bfloat16 and has_amx()
+        tied = config.tie_word_embeddings
+        self._head = self._pack(embedding if tied else read("lm_head.weight"))
+        self._embedding = as_numpy(_pad(embedding, PANEL)).reshape(-1)
+        del embedding
+        self._weights = _read_layers(config, read, self._pack)
+        self._norm = _vector(read("model.norm.weight"), PANEL)
+        rotations = rotation_table(config.rope, config.head_dim, max_model_len)
+        self._rotations = rotations.real.contiguous().numpy(), rotations.imag.contiguous().numpy()
+        self._max_model_len = max_model_len
+        self._shape = _shape(config)
+        num_phases = 1 + config.num_layers * PHASES_PER_LAYER
+        self._team = Team(num_threads, max(num_phases, decoder_head.PHASES))
+        self._num_reserved = 0
+        self._reserve(ROWS)
+
+    def new_cache(self, num_blocks: int, block_size: int) -> CompiledCache:
+        return CompiledCache(
+            self.config, num_blocks, block_size, self.dtype, self._max_model_len, self._team
+        )
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        cache: CompiledCache,
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        """Computes a step and stores its keys and values in `cache`.
+
+        token_ids, positions [num_tokens]; returns hidden states [num_tokens, padded hidden_size]
+        float32, which are good until the next step.
+        """
+        num_tokens = len(token_ids)
+        inputs = Inputs(
+            token_ids.numpy(),
+            positions.numpy(),
+            metadata.slot_mapping.numpy(),
+            metadata.query_start_loc.numpy(),
+            metadata.context_lens.numpy(),
+            metadata.block_tables.numpy(),
+        )
+        self._reserve(num_tokens)
+        self._team.run(
+            decoder_step.forward,
+            self._shape,
+            self._weights,
+            self._embedding,
+            self._rotations,
+            cache.kinds,
+            cache.plans(num_tokens, len(inputs.context_lens)),
+            cache.pages,
+            inputs,
+            self._scratch,
+        )
+        stride = self._shape.hidden_stride
+        return torch.from_numpy(self._scratch.hidden[: num_tokens * stride]).view(-1, stride)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[num_rows, padded hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""
+        num_rows, vocab_size = len(hidden), self.config.vocab_size
+        stride = padded(vocab_size)
+        out = np.empty(num_rows * stride, np.float32)
+        self._reserve(num_rows)
+        self._team.run(
+            decoder_head.logits,
+            self._shape,
+            self._norm,
+            self._head,
+            hidden.reshape(-1).numpy(),
+            num_rows,
+            out,
+            stride,
+            self._scratch,
+        )
+        return torch.from_numpy(out).view(num_rows, stride)[:, :vocab_size]
+
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest logit's token and value for each row, each [num_rows]."""
+        num_rows = len(hidden)
+        token_ids, largest = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
+        self._reserve(num_rows)
+        self._team.run(
+            decoder_head.greedy,
+            self._shape,
+            self.config.vocab_size,
+            self._norm,
+            self._head,
+            hidden.reshape(-1).numpy(),
+            num_rows,
+            self._peaks,
+            token_ids,
+            largest,
+            self._scratch,
+        )
+        return torch.from_numpy(token_ids), torch.from_numpy(largest)
+
+    def _pack(self, weight: Tensor) -> Array:
+        return pack(weight, self._uses_amx)
+
+    def _reserve(self, num_tokens: int) -> None:
+        """Scratch for so many tokens. What the system gives is zero, as padding has to be."""
+        if num_tokens <= self._num_reserved:
+            return
+        self._num_reserved = num_rows = padded(max(num_tokens, 2 * self._num_reserved), ROWS)
+        shape, num_threads = self._shape, self._team.num_threads
+        row_type = np.uint16 if self._uses_amx else np.float32
+        self._scratch = Scratch(
+            hidden=np.zeros(num_rows * shape.hidden_stride, np.float32),
+            rows=np.zeros(num_rows * shape.hidden_stride, row_type),
+            attended=np.zeros(num_rows * shape.attended_stride, row_type),
+            inner=np.zeros(num_rows * shape.inner_stride, row_type),
+            qkv=np.zeros(num_rows * shape.qkv_stride, np.float32),
+            sums=np.zeros((num_threads, ROWS * PANEL), np.float32),
+            attention=np.zeros(
+                (num_threads, attention_scratch_size(self.config.head_dim)), np.float32
+            ),
+            tiles=TILE_CONFIGURATION,
+        )
+        self._peaks = np.zeros(len(self._head) * num_rows, np.float32)
+
+
+def _shape(config: DecoderConfig) -> Shape:
+    head_dim = padded(config.head_dim, LANES)
+    return Shape(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        hidden_stride=padded(config.hidden_size),
+        qkv_stride=(config.num_heads + 2 * config.num_kv_heads) * head_dim,
+        attended_stride=padded(config.num_heads * head_dim),
+        inner_stride=padded(config.intermediate_size),
+        eps=config.rms_norm_eps,
+    )
+
+
+def _read_layers(config: DecoderConfig, read: ReadTensor, pack: Pack) -> Weights:
+    layers = [_read_layer(config, number, read, pack) for number in range(config.num_layers)]
+    return Weights(*(np.stack(arrays) for arrays in zip(*layers, strict=True)))
+
+
+def _read_layer(config: DecoderConfig, number: int, read: ReadTensor, pack: Pack) -> Weights:
+    attention, mlp = f"model.layers.{number}.self_attn.", f"model.layers.{number}.mlp."
+
+    def read_qkv(kind: str) -> Tensor:
+        """Each head's rows padded to whole vectors, so that a head begins at a multiple of 16."""
+        parts = [read(f"{attention}{name}_proj.{kind}") for name in ("q", "k", "v")]
+        heads = torch.cat(parts).unflatten(0, (-1, config.head_dim))
+        return _pad(heads, LANES, 1).flatten(0, 1)
+
+    def read_gate_up(kind: str) -> Tensor:
+        """16 rows of the gate, then the same 16 of up."""
+        halves = [_pad(read(f"{mlp}{name}_proj.{kind}"), LANES, 0) for name in ("gate", "up")]
+        return torch.stack([half.unflatten(0, (-1, LANES)) for half in halves], 1).flatten(0, 2)
+
+    def optional(is_there: bool, find: Callable[[], Tensor], multiple: int = PANEL) -> Array:
+        return _vector(find(), multiple) if is_there else np.empty(0, np.float32)
+
+    output = read(attention + "o_proj.weight").unflatten(1, (-1, config.head_dim))
+    norms = f"model.layers.{number}."
+    return Weights(
+        attention_gain=_vector(read(norms + "input_layernorm.weight"), PANEL),
+        qkv=pack(read_qkv("weight")),
+        qkv_bias=optional(config.qkv_bias, lambda: read_qkv("bias")),
+        query_gain=optional(config.qk_norm, lambda: read(attention + "q_norm.weight"), LANES),
+        key_gain=optional(config.qk_norm, lambda: read(attention + "k_norm.weight"), LANES),
+        output=pack(_pad(output, LANES).flatten(1)),
+        output_bias=optional(config.output_bias, lambda: read(attention + "o_proj.bias")),
+        mlp_gain=_vector(read(norms + "post_attention_layernorm.weight"), PANEL),
+        gate_up=pack(read_gate_up("weight")),
+        gate_up_bias=optional(config.mlp_bias, lambda: read_gate_up("bias")),
+        down=pack(read(mlp + "down_proj.weight")),
+        down_bias=optional(config.mlp_bias, lambda: read(mlp + "down_proj.bias")),
+        attention_kinds=np.array(attention_kind(config, number)),
+    )
+
+
+def _vector(tensor: Tensor, multiple: int) -> Array:
+    return _pad(tensor.float(), multiple).numpy()
+
+
+def _pad(tensor: Tensor, multiple: int, dim: int = -1) -> Tensor:
+    """Zeros behind a dimension, to a multiple."""
+    missing = -tensor.shape[dim] % multiple
+    if not missing:
+        return tensor.contiguous()
+    shape = list(tensor.shape)
+    shape[dim] = missing
+    return torch.cat((tensor, tensor.new_zeros(shape)), dim)
