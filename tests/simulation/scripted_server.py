@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tokenreel.tools.bench.client.address import Address
+from tokenreel.tools.bench.client.address import parse_address
 from tokenreel.tools.bench.client.endpoint import Endpoint
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -72,10 +72,14 @@ class ScriptedServer:
         await asyncio.gather(*self._conversations, return_exceptions=True)
 
     @property
-    def endpoint(self) -> Endpoint:
+    def url(self) -> str:
         assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
-        return Endpoint(Address("127.0.0.1", port, is_tls=False, prefix=""))
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """A new one each time, without connections."""
+        return Endpoint(parse_address(self.url))
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_connections += 1
@@ -90,7 +94,7 @@ class ScriptedServer:
                 body = json.loads(await reader.readexactly(length) or b"{}")
                 self.requests.append(body)
                 await self._script(Exchange(len(self.requests) - 1, head, body, writer))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()

@@ -20,7 +20,6 @@ from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.processes.engine import Engine
 from tokenreel.tools.bench.results.result import Server, without_secrets
 from tokenreel.tools.bench.workload.prompts import Prompt
-from tokenreel.tools.up_flags import DEMO_MODEL
 
 DEFAULT_VOCAB_SIZE = 30_000
 API_KEY_VARIABLES = (API_KEY_VARIABLE, "OPENAI_API_KEY")
@@ -103,8 +102,15 @@ def open_target(
             is_ours=True,
             ready_s=engine.ready_s,
         )
-        vocab_size = getattr(options, "vocab_size", None) or vocab_size_of(model or DEMO_MODEL)
+        vocab_size = getattr(options, "vocab_size", None) or vocab_size_of(model_directory(options))
         yield Target(endpoint, server, vocab_size, engine.processor_times_s)
+
+
+def model_directory(options: argparse.Namespace) -> Path:
+    """The one that was given, or the demo model's."""
+    from tokenreel.tools.up_flags import DEMO_MODEL  # With it comes what supervises, and zmq.
+
+    return model_of(options) or DEMO_MODEL
 
 
 def vocab_size_of(model: Path) -> int | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+MAX_REASON_CHARS = 100
+
 
 class PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
@@ -148,8 +150,8 @@ def _refusal(status: int, body: bytes) -> str:
 def _error_code(error: Any) -> str:
     """OpenAI's error object, or whatever stands in its place, as a short word."""
     if isinstance(error, dict):
-        error = error.get("code") or error.get("type") or error.get("message") or "unknown"
-    return str(error or "")[:80]
+        error = error.get("code") or error.get("message") or error.get("type") or "unknown"
+    return str(error or "")[:MAX_REASON_CHARS]
 
 
 def _decode(body: bytes) -> Body | None:

@@ -8,6 +8,8 @@ import msgspec
 from tokenreel.tools.bench.client.load import Measured, Outcome
 
 PERCENTILES = (50, 90, 95, 99)
+MAX_REASONS = 12
+"""Why requests failed, that are told apart."""
 MAX_SAMPLES = 201
 """Of one distribution, in a result."""
 
@@ -142,7 +144,7 @@ def figures_of(
 
 def tally_of(measured: Measured, actor_times_s: Mapping[str, float]) -> Tally:
     served = [outcome for outcome in measured.outcomes if outcome.failure is None]
-    failures = Counter(outcome.failure for outcome in measured.outcomes if outcome.failure)
+    failures = Counter(each.failure for each in measured.outcomes if each.failure)
     num_prompt = sum(outcome.num_prompt_tokens for outcome in served)
     num_output = sum(outcome.num_output_tokens for outcome in served)
     duration_s = max(measured.duration_s, 1e-9)
@@ -150,7 +152,7 @@ def tally_of(measured: Measured, actor_times_s: Mapping[str, float]) -> Tally:
         num_requests=len(measured.outcomes),
         num_completed=len(served),
         num_failed=len(measured.outcomes) - len(served),
-        failures=dict(failures.most_common()),
+        failures=_few(failures),
         num_cut_short=measured.num_cut_short,
         num_other_length=sum(outcome.has_other_length for outcome in served),
         duration_s=measured.duration_s,
@@ -204,6 +206,13 @@ def spread_of(values: Sequence[float]) -> Spread:
     p50, p90, p95, p99 = np.percentile(found, PERCENTILES).tolist()
     mean, std, most = float(found.mean()), float(found.std()), float(found.max())
     return Spread(len(values), mean, std, p50, p90, p95, p99, most)
+
+
+def _few(failures: Counter[str]) -> dict[str, int]:
+    """The most frequent ones; a server may word each refusal anew."""
+    told = dict(failures.most_common(MAX_REASONS))
+    rest = failures.total() - sum(told.values())
+    return told | ({"other reasons": rest} if rest else {})
 
 
 def _samples(values: Sequence[float]) -> list[float]:

@@ -17,7 +17,6 @@ from tokenreel.tools.bench.flags import (
     add_server_flags,
     add_warmup_flag,
     concurrencies,
-    model_of,
     num_warmups,
     random_prompts,
 )
@@ -34,8 +33,7 @@ from tokenreel.tools.bench.results.overhead_report import overhead_lines
 from tokenreel.tools.bench.results.result import Overhead, OverheadFigures, Server, header_of
 from tokenreel.tools.bench.session import closed_loop_prompts, run_load, warm_up
 from tokenreel.tools.bench.settings import settings_of
-from tokenreel.tools.bench.target import Target, open_target
-from tokenreel.tools.up_flags import DEMO_MODEL
+from tokenreel.tools.bench.target import Target, model_directory, open_target
 
 CONCURRENCIES = [1, 8, 64, 256]
 CANNED_SERVER = "tokenreel.tools.bench.floor.canned_server"
@@ -71,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     lengths = Lengths(options.input_len, options.output_len)
     levels: list[int] = options.max_concurrency
     rows = layer_rows(levels, lengths)
-    shape = read_shape(model_of(options) or DEMO_MODEL)
+    shape = read_shape(model_directory(options))
     times = measure_products(Plan(shape, rows, levels))
     most = max(levels)
     with _canned_target() as target:

@@ -30,7 +30,6 @@ from tokenreel.tools.bench.session import MIN_PROMPTS, closed_loop_prompts, run_
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, open_target
 from tokenreel.tools.bench.workload.arrivals import arrive
-from tokenreel.tools.bench.workload.journal_trace import read_journal
 from tokenreel.tools.bench.workload.prompts import Prompt, read_prompts
 from tokenreel.tools.bench.workload.trace_file import TraceForm, read_trace
 
@@ -197,8 +196,10 @@ def _prompts(
 
 def _traced(options: argparse.Namespace, target: Target, path: Path) -> list[Prompt]:
     if path.is_dir() or path.suffix == ".tkr":
-        speed = options.trace_sec_multiplier
-        return read_journal(path, target.known_vocab_size, options.num_prompts, speed)
+        from tokenreel.tools.bench.workload.journal_trace import read_journal
+
+        slowness = options.trace_sec_multiplier
+        return read_journal(path, target.known_vocab_size, options.num_prompts, slowness)
     form = TraceForm(
         seconds_per_unit=options.trace_sec_multiplier,
         block_size=options.trace_chunk_hash_size,

@@ -34,8 +34,7 @@ from tokenreel.tools.bench.results.result import (
 )
 from tokenreel.tools.bench.session import run_load
 from tokenreel.tools.bench.settings import settings_of
-from tokenreel.tools.bench.target import Target, vocab_size_of
-from tokenreel.tools.up_flags import DEMO_MODEL
+from tokenreel.tools.bench.target import Target, model_directory, vocab_size_of
 
 CACHE_VARIABLES = (
     "NUMBA_CACHE_DIR",
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     check_output(options)
     header = header_of(options.given)
-    model = model_of(options) or DEMO_MODEL
+    model = model_directory(options)
     num_cold, num_warm = options.num_iters_cold, options.num_iters_warm
     num_before = options.num_iters_warmup if num_warm else 0
     starts: list[Start] = []

@@ -1,0 +1,86 @@
+"""Programs are started, heard, timed and ended, whatever they do."""
+
+import os
+import select
+import signal
+import sys
+import time
+
+import pytest
+
+from tokenreel.tools.bench.processes.child_process import ChildFailed, ChildProcess, Line
+from tokenreel.tools.bench.processes.processor_time import processor_time_s, processor_times_s
+
+PATIENCE_S = 30.0
+TALK_AND_WAIT = """
+import signal, sys, time
+print("hello", flush=True)
+try:
+    signal.pause()
+except KeyboardInterrupt:
+    print("leaving", flush=True)
+    sys.exit(7)
+"""
+
+
+def python(program: str) -> ChildProcess:
+    return ChildProcess([sys.executable, "-c", program])
+
+
+def hello(lines: list[Line]) -> str | None:
+    return next((line.text for line in lines if line.text == "hello"), None)
+
+
+def test_a_child_is_heard_and_interrupted() -> None:
+    with python(TALK_AND_WAIT) as child:
+        assert child.wait_for(hello, PATIENCE_S) == "hello"
+        assert os.getsid(child.process.pid) == child.process.pid, "Ctrl-C here does not reach it"
+        assert child.stop() == 7
+    assert [line.text for line in child.lines] == ["hello", "leaving"]
+
+
+def test_one_that_ends_or_says_nothing_is_told_with_its_last_words() -> None:
+    with python("print('no such model')") as child:
+        with pytest.raises(ChildFailed, match="ended\n  | no such model"):
+            child.wait_for(hello, PATIENCE_S)
+    with python(TALK_AND_WAIT) as child:
+        child.wait_for(hello, PATIENCE_S)
+        with pytest.raises(ChildFailed, match="was not ready after 0.01 s"):
+            child.wait_for(lambda lines: None, 0.01)
+
+
+def test_a_program_that_is_not_there_is_told_in_one_line() -> None:
+    with pytest.raises(ChildFailed, match="/no/such/program cannot be started"):
+        ChildProcess(["/no/such/program"])
+
+
+def test_nothing_is_left_when_the_bench_is_killed() -> None:
+    """The kernel interrupts the child when its parent is gone."""
+    program = (
+        "import os, sys, time\n"
+        "from tokenreel.tools.bench.processes.child_process import ChildProcess\n"
+        f"child = ChildProcess([sys.executable, '-c', {TALK_AND_WAIT!r}])\n"
+        "child.wait_for(lambda lines: lines or None, 30)\n"
+        "print(child.process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with python(program) as parent:
+        pid = int(parent.wait_for(lambda lines: lines[0].text if lines else None, PATIENCE_S))
+        descriptor = os.pidfd_open(pid)
+        parent.process.send_signal(signal.SIGKILL)
+        poll = select.poll()
+        poll.register(descriptor)
+        assert poll.poll(PATIENCE_S * 1000), "it runs for ever"
+        os.close(descriptor)
+
+
+def test_processor_time_is_that_of_the_process() -> None:
+    before = processor_time_s(os.getpid())
+    while time.process_time() == 0:
+        pass
+    after = processor_time_s(os.getpid())
+    assert 0 < before <= after <= time.process_time()
+    with python(TALK_AND_WAIT) as child:
+        child.wait_for(hello, PATIENCE_S)
+        assert processor_times_s({"child": child.process.pid})["child"] > 0
+    assert processor_time_s(child.process.pid) == 0, "it is gone"

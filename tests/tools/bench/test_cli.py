@@ -1,0 +1,260 @@
+"""`engine-bench` as a user runs it: real engines without a model, real sockets, real files."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import Exchange, ScriptedServer, stream_of
+
+from tokenreel.tools.bench.cli import VERBS, main
+from tokenreel.tools.bench.exit_codes import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_IO,
+    EXIT_OK,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+)
+from tokenreel.tools.bench.processes.child_process import ChildProcess
+
+BENCH = (sys.executable, "-P", "-m", "tokenreel.tools.bench")
+STUB = ("--", "--stub-worker", "--num-gpu-blocks-override", "4096")
+PATIENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[str]:
+    """The URL of one engine without a model, for all that need not start their own."""
+    command = [sys.executable, "-P", "-m", "tokenreel.tools.up", "--port", "0", "--no-journal"]
+    with ChildProcess([*command, *STUB[1:]]) as child:
+        line = child.wait_for(
+            lambda lines: next((x.text for x in lines if " is ready at " in x.text), None),
+            PATIENCE_S,
+        )
+        yield line.split(" is ready at ")[1].split()[0]
+
+
+def bench(*words: str, code: int = EXIT_OK) -> None:
+    assert main(list(words)) == code
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_serve_starts_an_engine_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    path = tmp_path / "r.json"
+    load = ("--max-concurrency", "1,4", "--num-prompts", "12", "--output-len", "6")
+    bench("serve", *load, "--goodput", "ttft:60000", "--json", str(path), *STUB)
+    result = read(path)
+    assert [run["max_concurrency"] for run in result["runs"]] == [1, 4]
+    for run in result["runs"]:
+        assert (run["num_completed"], run["num_output_tokens"]) == (12, 72)
+        assert run["num_prompt_tokens"] == 12 * 128
+        assert run["goodput"]["num_good"] == 12
+        actors = {actor["actor"] for actor in run["actors"]}
+        assert {"frontend", "engine_core", "worker", "supervisor"} <= actors
+    assert result["server"]["is_ours"] and result["server"]["ready_s"] > 0
+    assert result["header"]["machine"]["packages"]["torch"]
+    assert "TTFT p99, ms" in capsys.readouterr().out
+    assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_shared_prefixes_are_found_in_the_engines_cache(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    prompts = ("--num-prompts", "20", "--input-len", "16", "--output-len", "2")
+    shared = ("--random-prefix-len", "64", "--num-prefixes", "2", "--seed", "77")
+    where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
+    bench("serve", *where, *prompts, *shared, "--max-concurrency", "1", "--num-warmups", "0")
+    assert read(path)["runs"][0]["num_cached_tokens"] == 18 * 64
+
+
+def test_an_open_loop_and_a_trace_send_what_was_said(engine: str, tmp_path: Path) -> None:
+    path, trace = tmp_path / "r.json", tmp_path / "trace.jsonl"
+    where = ("--base-url", f"{engine}/v1", "--vocab-size", "1000", "--json", str(path))
+    rates = ("--request-rate", "400,800", "--burstiness", "2", "--num-prompts", "20")
+    bench("serve", *where, *rates, "--input-len", "8", "--output-len", "3", "--save-detailed")
+    runs = read(path)["runs"]
+    assert [run["request_rate"] for run in runs] == [400, 800]
+    assert all(len(run["requests"]) == 20 for run in runs)
+    lines = [{"timestamp": n, "input_length": 4 + n, "output_length": 1 + n} for n in range(9)]
+    trace.write_text("\n".join(map(json.dumps, lines)))
+    bench("serve", *where, "--trace", str(trace), "--trace-sec-multiplier", "0.001")
+    (run,) = read(path)["runs"]
+    assert run["num_prompt_tokens"] == sum(4 + n for n in range(9))
+    assert run["num_output_tokens"] == sum(1 + n for n in range(9))
+    assert run["num_other_length"] == 0
+
+
+def test_throughput_and_latency_count_every_token(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
+    lengths = ("--input-len", "9", "--output-len", "5")
+    bench("throughput", *where, *lengths, "--num-prompts", "30")
+    (run,) = read(path)["runs"]
+    assert (run["num_prompt_tokens"], run["num_output_tokens"]) == (270, 150)
+    iterations = ("--batch-size", "3", "--num-iters", "4", "--num-iters-warmup", "1")
+    bench("latency", *where, *lengths, *iterations)
+    (run,) = read(path)["runs"]
+    assert (run["latency_ms"]["count"], run["failures"]) == (4, {})
+    rate = 3 * 5 * 1000 / run["latency_ms"]["mean"]
+    assert run["output_tokens_per_s"] == pytest.approx(rate)
+
+
+def test_startup_tells_ready_and_first_token(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    repeats = ("--num-iters-cold", "1", "--num-iters-warm", "1", "--num-iters-warmup", "0")
+    bench("startup", *repeats, "--json", str(path), *STUB)
+    result = read(path)
+    assert [start["is_cold"] for start in result["starts"]] == [True, False]
+    for start in result["starts"]:
+        assert 0 < max(start["actors_s"].values()) <= start["ready_s"] < start["first_token_s"]
+
+
+def test_overhead_measures_everything_in_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, plot = tmp_path / "r.json", tmp_path / "r.png"
+    load = ("--max-concurrency", "2", "--num-prompts", "8", "--output-len", "8")
+    bench("overhead", *load, "--json", str(path), "--plot", str(plot), *STUB)
+    (run,) = read(path)["runs"]
+    floor = run["floor"]
+    parts = floor["model_us"] + floor["http_us"] + floor["generator_us"]
+    assert floor["tokens_per_s"] == pytest.approx(1e6 * floor["num_cores"] / parts)
+    assert run["share_of_floor"] == pytest.approx(
+        run["engine"]["output_tokens_per_s"] / floor["tokens_per_s"]
+    )
+    assert all(run[name]["num_output_tokens"] == 64 for name in ("engine", "stub", "http"))
+    assert run["http"]["actors"][0]["cpu_s"] > 0
+    assert plot.stat().st_size > 10_000
+    bench("compare", str(path), str(path))
+    assert "share of the floor %" in capsys.readouterr().out
+
+
+async def start_serve(server: ScriptedServer, *words: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(*BENCH, "serve", "--base-url", server.url, "--served-model-name", "m"),
+        *("--num-warmups", "0", "--max-concurrency", "1", "--output-len", "3", *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_requests_that_fail_are_told_by_reason_and_by_the_exit_code() -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.number % 2:
+            await exchange.refuse(429, b'{"error": {"code": "too_many_requests"}}')
+        else:
+            await exchange.stream(*stream_of(3))
+
+    async with ScriptedServer(script) as server:
+        process = await start_serve(server, "--num-prompts", "6")
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert (process.returncode, err) == (EXIT_FAILED, b"")
+    assert "FAILED 3 x HTTP 429 too_many_requests" in out.decode()
+
+
+async def test_ctrl_c_tells_what_there_is() -> None:
+    is_stuck = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.number == 3:
+            is_stuck.set()
+            await asyncio.Event().wait()
+        await exchange.stream(*stream_of(3))
+
+    async with ScriptedServer(script) as server:
+        process = await start_serve(server, "--num-prompts", "9")
+        await asyncio.wait_for(is_stuck.wait(), PATIENCE_S)
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert re.search(r"requests +3\n", out.decode())
+    assert "stopped, 6 requests were not finished" in out.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve", "--max-concurrency", "0"], "0 is too small"),
+        (["serve", "--goodput", "itl:5"], "is not NAME:MILLISECONDS"),
+        (["serve", "--base-url", "ftp://a"], "no address"),
+        (["dance"], "invalid choice"),
+        ([], "required: VERB"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_starts(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == EXIT_USAGE
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["serve", "--base-url", "http://a", "--", "--seed", "1"], EXIT_USAGE, "--base-url"),
+        (["serve", "--plot", "x.gif"], EXIT_USAGE, ".png, .svg, .pdf"),
+        (["serve", "--json", "/no/where/x.json"], EXIT_USAGE, "there is no directory"),
+        (["serve", "--request-rate", "1", "--trace", "t"], EXIT_USAGE, "its own arrivals"),
+        (["serve", "/no/model"], EXIT_UNAVAILABLE, "/no/model does not exist"),
+        (["overhead", "/no/model"], EXIT_IO, "No such file"),
+        (["compare", "/no/result"], EXIT_IO, "No such file"),
+        (
+            ["serve", "--base-url", "http://127.0.0.1:9", "--ready-check-timeout-sec", "0"],
+            EXIT_UNAVAILABLE,
+            "127.0.0.1:9: connection refused",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_told_without_a_traceback(
+    words: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench(*words, code=code)
+    err = capsys.readouterr().err
+    assert err.startswith("engine-bench: ") and told in err and "Traceback" not in err
+
+
+def test_the_bar_is_for_terminals(engine: str) -> None:
+    where = ("--base-url", engine, "--vocab-size", "1000")
+    command = [*BENCH, "throughput", *where, "--num-prompts", "8"]
+    piped = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=True)
+    assert piped.stderr == b""
+    reader, writer = pty.openpty()
+    subprocess.run(
+        command, stderr=writer, stdout=subprocess.DEVNULL, timeout=PATIENCE_S, check=True
+    )
+    os.close(writer)
+    assert b"throughput:" in os.read(reader, 4096)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_needs_neither_torch_nor_what_other_verbs_need(verb: str) -> None:
+    program = (
+        "import sys\n"
+        "from tokenreel.tools.bench.cli import main\n"
+        "try: main([sys.argv[1], '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'tqdm', 'zmq', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-P", "-c", program, verb]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert f"usage: engine-bench {verb}" in told.stdout
