@@ -193,9 +193,9 @@ class EngineCoreActor(Actor):
         self._end_turn()
 
     def _readers_keep_up(self) -> bool:
-        """A step's output must find room; a slow reader slows the steps down, and loses nothing."""
-        outboxes = self.runtime.outboxes
-        return outboxes["worker"].is_writable() and outboxes["detokenizer"].is_writable()
+        """A step's output must find room; a slow reader slows the steps down, and loses nothing.
+        The worker need not be asked: it holds the open steps at most, and they are few."""
+        return self.runtime.outboxes["detokenizer"].is_writable()
 
     def _apply(self, event: CoreEvent, payload: bytes | StepBegan, attachment: bytes) -> None:
         assert self._engine is not None
@@ -259,6 +259,8 @@ class EngineCoreActor(Actor):
             self._outgoing.clear()  # what the journal does not hold, nobody may see
             self.runtime.fail(str(error))
         outgoing, self._outgoing = self._outgoing, []
+        # The worker may stand still; what wakes the others may also put this thread to sleep.
+        outgoing.sort(key=_is_for_others)
         for destination, payload, attachment in outgoing:
             self.runtime.outboxes[destination].send(payload, attachment)
 
@@ -314,6 +316,10 @@ class EngineCoreActor(Actor):
         )
         for destination in ("input_processor", "frontend", "detokenizer"):
             self._outgoing.append((destination, encode(announcement), b""))
+
+
+def _is_for_others(outgoing: tuple[str, bytes, bytes]) -> bool:
+    return outgoing[0] != "worker"
 
 
 def _config(options: EngineOptions, facts: WorkerReady) -> CoreConfig:

@@ -194,13 +194,19 @@ class Inbox:
 
     def drain(self, limit: int = MAX_FRAMES_PER_TURN) -> list[Frame]:
         """At most `limit` frames that are here already; empty if there are none."""
+        return self._drain(limit) if self._get(_EVENTS) & _POLLIN else []
+
+    def _drain(self, limit: int) -> list[Frame]:
         frames: list[Frame] = []
-        for _ in range(limit):
+        for num_read in range(limit):
+            # zmq has handled all its signals before it says that there is no more, either way:
+            # the next frame makes the descriptor readable again. To ask costs 1.0 us, an
+            # exception 2.7: most often it is one frame, and a burst need not be asked about.
+            if 1 <= num_read <= 2 and not self._get(_EVENTS) & _POLLIN:
+                return frames
             try:
                 frame = self._read_frame()
             except zmq.Again:
-                # zmq has handled all its signals before it says so: the next frame makes the
-                # descriptor readable again.
                 return frames
             if frame is not None:
                 frames.append(frame)
@@ -258,7 +264,7 @@ class Inbox:
             self._next_turn.cancel()
             self._next_turn = None
         on_frames = self._on_frames
-        frames = self.drain()
+        frames = self._drain(MAX_FRAMES_PER_TURN)
         if frames and on_frames is not None:
             on_frames(frames)
 

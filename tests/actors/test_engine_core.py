@@ -243,6 +243,22 @@ def test_a_step_that_waits_for_a_slow_reader_does_not_begin_after_the_core_faile
     assert replay.main(["verify", journal()]) == 0, "nothing follows the failure"
 
 
+def test_the_worker_hears_of_its_step_before_anybody_else(
+    core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may stand still, and a sender can lose the processor to whom it wakes."""
+    told: list[str] = []
+    for peer, outbox in core.actor.runtime.outboxes.items():
+
+        def send(*frame: bytes, peer: str = peer, send: Callable[..., None] = outbox.send) -> None:
+            told.append(peer)
+            send(*frame)
+
+        monkeypatch.setattr(outbox, "send", send)
+    core.send("input_processor", admit())
+    assert told == ["worker", "detokenizer", "frontend"]
+
+
 def receive(core: Any, peer: str, kind: type) -> list[Any]:
     """The first message of this kind to `peer`, in a list."""
     while True:
