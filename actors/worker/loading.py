@@ -14,16 +14,16 @@ from tokenreel.actors.worker.device import choose_device, choose_dtype, set_num_
 from tokenreel.actors.worker.input_batch import InputBatch
 from tokenreel.actors.worker.kv_cache import (
     GIB,
-    KVCache,
     available_device_bytes,
     available_host_bytes,
-    bytes_per_block,
     choose_num_blocks,
     free_bytes,
 )
 from tokenreel.actors.worker.model_config import ConfigFile, DecoderConfig
 from tokenreel.actors.worker.model_runner import ModelRunner
-from tokenreel.actors.worker.models.decoder import Decoder, tensor_shapes
+from tokenreel.actors.worker.models.compiled_decoder import CompiledDecoder
+from tokenreel.actors.worker.models.decoder import Decoder, ReadTensor, tensor_shapes
+from tokenreel.actors.worker.models.model import Model
 from tokenreel.actors.worker.models.registry import read_decoder_config
 from tokenreel.actors.worker.weights import (
     Checkpoint,
@@ -31,7 +31,7 @@ from tokenreel.actors.worker.weights import (
     ignores,
     model_hash,
 )
-from tokenreel.kernels.backend import Backend, choose_backend
+from tokenreel.kernels.backend import choose_backend
 from tokenreel.messages.ids import BlockId, Row, SeqId, StepId
 from tokenreel.messages.lifecycle import WorkerReady
 from tokenreel.messages.options import EngineOptions
@@ -55,9 +55,10 @@ def load(options: EngineOptions) -> LoadedWorker:
     size = num_parameters(config)
     num_threads = set_num_threads(size)
     dtype = choose_dtype(options.dtype, config.dtype, device, size)
-    backend = choose_backend(device)
     with torch.inference_mode():
-        model, name = load_model(options, directory, config, backend, device, dtype, max_model_len)
+        model, name = load_model(
+            options, directory, config, device, dtype, max_model_len, num_threads
+        )
     runner, num_blocks = make_runner(options, model, max_model_len)
     ready = WorkerReady(
         num_blocks=num_blocks,
@@ -94,28 +95,32 @@ def load_model(
     options: EngineOptions,
     directory: Path,
     config: DecoderConfig,
-    backend: Backend,
     device: torch.device,
     dtype: torch.dtype,
     max_model_len: int,
-) -> tuple[Decoder, bytes]:
+    num_threads: int,
+) -> tuple[Model, bytes]:
     """The model and its hash."""
+
+    def build(read: ReadTensor) -> Model:
+        if device.type == "cpu":
+            return CompiledDecoder(config, read, max_model_len, num_threads)
+        return Decoder(config, read, choose_backend(device), max_model_len)
+
     shapes = tensor_shapes(config)
     _check_room_for_weights(config, dtype, device)
     if options.load_format == "dummy":
         weights = DummyWeights(shapes, dtype, device, options.seed)
-        model = Decoder(config, weights, backend, max_model_len)
-        return model, model_hash(directory, [], options.seed)
+        return build(weights), model_hash(directory, [], options.seed)
     if options.load_format not in ("auto", "safetensors"):
         raise StartError(f"--load-format {options.load_format} is unknown; use auto or dummy")
     with Checkpoint(directory, dtype, device) as checkpoint:
         checkpoint.check(shapes, ignores(config))
-        model = Decoder(config, checkpoint, backend, max_model_len)
-        return model, model_hash(directory, checkpoint.paths, None)
+        return build(checkpoint), model_hash(directory, checkpoint.paths, None)
 
 
 def make_runner(
-    options: EngineOptions, model: Decoder, max_model_len: int
+    options: EngineOptions, model: Model, max_model_len: int
 ) -> tuple[ModelRunner, int]:
     """A runner that has carried out a first step, and the number of its blocks."""
     block_size = options.block_size
@@ -127,10 +132,9 @@ def make_runner(
         available = available_device_bytes(model.device, utilization, peak_bytes)
     else:
         available = available_host_bytes()
-    block_bytes = bytes_per_block(model.config, block_size, model.dtype)
     num_blocks = choose_num_blocks(
         options,
-        block_bytes,
+        model.block_bytes(block_size),
         max_model_len,
         available_bytes=available,
         free_bytes=free_bytes(model.device),
@@ -147,7 +151,7 @@ def num_parameters(config: DecoderConfig) -> int:
 
 
 def _new_runner(
-    options: EngineOptions, model: Decoder, max_model_len: int, num_blocks: int
+    options: EngineOptions, model: Model, max_model_len: int, num_blocks: int
 ) -> ModelRunner:
     block_size = options.block_size
     batch = InputBatch(
@@ -160,18 +164,17 @@ def _new_runner(
         vocab_size=model.config.vocab_size,
         is_async=model.device.type == "cuda",
     )
-    cache = KVCache.allocate(model.config, num_blocks, block_size, model.dtype, model.device)
-    return ModelRunner(model, cache, batch)
+    return ModelRunner(model, model.new_cache(num_blocks, block_size), batch)
 
 
-def _measure_largest_step(options: EngineOptions, model: Decoder, max_model_len: int) -> int:
+def _measure_largest_step(options: EngineOptions, model: Model, max_model_len: int) -> int:
     """The most memory that PyTorch holds while it carries out the largest step there can be."""
     num_seqs = min(options.max_num_seqs, options.max_num_batched_tokens)
     length = min(options.max_num_batched_tokens // num_seqs, max_model_len)
     step = _prompts(num_seqs, length, options.block_size)
     num_blocks = num_seqs * -(-length // options.block_size)
     runner = _new_runner(options, model, max_model_len, num_blocks)
-    cache_bytes = num_blocks * bytes_per_block(model.config, options.block_size, model.dtype)
+    cache_bytes = num_blocks * model.block_bytes(options.block_size)
     torch.cuda.reset_peak_memory_stats(model.device)
     _run_alone(runner, step)
     return torch.cuda.max_memory_allocated(model.device) - cache_bytes

@@ -6,13 +6,13 @@ before they are known here.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenreel.actors.worker.input_batch import InputBatch, StepInput
-from tokenreel.actors.worker.kv_cache import KVCache
-from tokenreel.actors.worker.models.decoder import Decoder
+from tokenreel.actors.worker.models.model import Model
 from tokenreel.actors.worker.sampled import RowLogprobs, Sampled, accept
 from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingBatch
@@ -92,7 +92,8 @@ class PendingStep:
 class ModelRunner:
     """Owns the model, the cache and the batch. Steps are launched in the order of their ids."""
 
-    def __init__(self, model: Decoder, cache: KVCache, batch: InputBatch) -> None:
+    def __init__(self, model: Model, cache: Any, batch: InputBatch) -> None:
+        """`cache`: of the model's `new_cache`."""
         self._model = model
         self._cache = cache
         self._batch = batch

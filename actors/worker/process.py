@@ -15,6 +15,7 @@ from tokenreel.actors.runtime.actor import Actor, ActorRuntime, run_actor
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.actors.runtime.topology import role_of
 from tokenreel.actors.worker.input_batch import ImpossibleStep
+from tokenreel.actors.worker.kernel_cache import use_kernel_cache
 from tokenreel.messages.codec import MalformedMessage, decode, encode
 from tokenreel.messages.logprobs import encode_logprobs
 from tokenreel.messages.steps import (
@@ -53,6 +54,7 @@ class WorkerActor(Actor):
         # Idle OpenMP threads sleep instead of spinning: other actors need the cores. Read by the
         # library when it is loaded, with PyTorch.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        use_kernel_cache()
         from tokenreel.actors.worker.loading import load
 
         loaded = load(self.runtime.options)

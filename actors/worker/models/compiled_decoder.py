@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
-from tokenreel.actors.worker.models.compiled_cache import CompiledCache, attention_kind
+from tokenreel.actors.worker.models.compiled_cache import CompiledCache, attention_kind, block_bytes
 from tokenreel.actors.worker.models.decoder import ReadTensor
 from tokenreel.actors.worker.models.rope import rotation_table
 from tokenreel.kernels.backend import AttentionMetadata
@@ -35,15 +35,13 @@ Pack = Callable[[Tensor], Array]
 class CompiledDecoder:
     """A model and a team of threads. `max_model_len` bounds the positions it is asked for."""
 
-    device = torch.device("cpu")
-
     def __init__(
         self, config: DecoderConfig, read: ReadTensor, max_model_len: int, num_threads: int
     ) -> None:
         self.config = config
         embedding = read("model.embed_tokens.weight")
-        self.dtype = embedding.dtype
-        self._uses_amx = self.dtype == torch.bfloat16 and has_amx()
+        self._dtype = embedding.dtype
+        self._uses_amx = self._dtype == torch.bfloat16 and has_amx()
         tied = config.tie_word_embeddings
         self._head = self._pack(embedding if tied else read("lm_head.weight"))
         self._embedding = as_numpy(_pad(embedding, PANEL)).reshape(-1)
@@ -59,10 +57,21 @@ class CompiledDecoder:
         self._num_reserved = 0
         self._reserve(ROWS)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
     def new_cache(self, num_blocks: int, block_size: int) -> CompiledCache:
         return CompiledCache(
             self.config, num_blocks, block_size, self.dtype, self._max_model_len, self._team
         )
+
+    def block_bytes(self, block_size: int) -> int:
+        return block_bytes(self.config, block_size, self.dtype)
 
     def forward(
         self,

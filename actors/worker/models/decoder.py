@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenreel.actors.worker.kv_cache import KVCache
+from tokenreel.actors.worker.kv_cache import KVCache, bytes_per_block
 from tokenreel.actors.worker.model_config import DecoderConfig
 from tokenreel.actors.worker.models.linear import make_linear
 from tokenreel.actors.worker.models.rope import rotation_table
@@ -80,6 +80,12 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         return self._embedding.device
+
+    def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
+        return KVCache.allocate(self.config, num_blocks, block_size, self.dtype, self.device)
+
+    def block_bytes(self, block_size: int) -> int:
+        return bytes_per_block(self.config, block_size, self.dtype)
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, cache: KVCache, metadata: AttentionMetadata

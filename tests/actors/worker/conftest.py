@@ -15,10 +15,11 @@ import transformers
 
 from tokenreel.actors.worker.device import DTYPE_OF_NAME
 from tokenreel.actors.worker.input_batch import InputBatch
-from tokenreel.actors.worker.kv_cache import KVCache
 from tokenreel.actors.worker.model_config import ConfigFile
 from tokenreel.actors.worker.model_runner import ModelRunner, StepOutput
+from tokenreel.actors.worker.models.compiled_decoder import CompiledDecoder
 from tokenreel.actors.worker.models.decoder import Decoder, tensor_shapes
+from tokenreel.actors.worker.models.model import Model
 from tokenreel.actors.worker.models.registry import read_decoder_config
 from tokenreel.actors.worker.weights import Checkpoint, ignores
 from tokenreel.kernels.backend import choose_backend
@@ -119,7 +120,7 @@ class SmallModel:
 
     directory: Path
     reference: Any
-    decoder: Decoder
+    decoder: Model
 
     def reference_logits(self, token_ids: list[int]) -> torch.Tensor:
         """[len(token_ids), vocab_size]"""
@@ -128,7 +129,7 @@ class SmallModel:
         return logits
 
 
-def _load_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") -> Decoder:
+def _load_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") -> Model:
     place = torch.device(device)
     config = read_decoder_config(ConfigFile.read(directory))
     with (
@@ -136,6 +137,8 @@ def _load_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") 
         Checkpoint(directory, DTYPE_OF_NAME[dtype], place) as checkpoint,
     ):
         checkpoint.check(tensor_shapes(config), ignores(config))
+        if place.type == "cpu":
+            return CompiledDecoder(config, checkpoint, MAX_MODEL_LEN, num_threads=2)
         return Decoder(config, checkpoint, choose_backend(place), MAX_MODEL_LEN)
 
 
@@ -156,7 +159,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Sma
 
 
 @pytest.fixture
-def load_decoder() -> Callable[..., Decoder]:
+def load_decoder() -> Callable[..., Model]:
     return _load_decoder
 
 
@@ -201,7 +204,7 @@ class Driver:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Model,
         *,
         num_blocks: int = 96,
         max_num_seqs: int = 8,
@@ -219,8 +222,7 @@ class Driver:
             vocab_size=decoder.config.vocab_size,
             is_async=decoder.device.type == "cuda" if is_async is None else is_async,
         )
-        config, dtype = decoder.config, decoder.dtype
-        self.cache = KVCache.allocate(config, num_blocks, block_size, dtype, decoder.device)
+        self.cache = decoder.new_cache(num_blocks, block_size)
         self.runner = ModelRunner(decoder, self.cache, self.batch)
         self.block_size = block_size
         self.free_blocks = [BlockId(i) for i in reversed(range(num_blocks))]

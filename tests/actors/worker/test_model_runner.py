@@ -191,8 +191,7 @@ def test_logits_that_are_not_finite_fail_their_sequence_alone(
     )
     driver.step({s.seq_id: 8 for s in (healthy, sick, greedy)})
     expected = new_driver(model.decoder).generate(healthy.prompt, 3, asking)
-    keys, _ = driver.cache.layers[1]
-    keys[sick.blocks[0]] = math.nan
+    driver.cache.pages.keys[1, sick.blocks[0]] = math.nan
     output = driver.step({s.seq_id: 1 for s in (healthy, sick, greedy)})
     assert [failure.seq_id for failure in output.failures] == [sick.seq_id]
     assert "not finite" in output.failures[0].message

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tokenreel.actors.worker.kv_cache import KVCache
-from tokenreel.actors.worker.models.decoder import Decoder
+from tokenreel.actors.worker.models.model import Model
 from tokenreel.kernels.backend import AttentionMetadata
 
 TOLERANCE = 1e-4
@@ -17,11 +16,10 @@ TOLERANCE = 1e-4
 BLOCK_SIZE = 4
 
 
-def all_logits(decoder: Decoder, token_ids: list[int], chunks: list[int]) -> torch.Tensor:
+def all_logits(decoder: Model, token_ids: list[int], chunks: list[int]) -> torch.Tensor:
     """Logits after every token, computed chunk by chunk through a cache with shuffled blocks."""
     num_blocks = -(-len(token_ids) // BLOCK_SIZE)
-    config = decoder.config
-    cache = KVCache.allocate(config, num_blocks, BLOCK_SIZE, decoder.dtype, decoder.device)
+    cache = decoder.new_cache(num_blocks, BLOCK_SIZE)
     table = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(0))
     rows = []
     start = 0
@@ -58,7 +56,7 @@ def test_logits_agree_with_transformers(
 
 def test_a_sharded_checkpoint_is_the_same_model(
     small_model: Callable[[str], Any],
-    load_decoder: Callable[[Path], Decoder],
+    load_decoder: Callable[[Path], Model],
     tokens: list[int],
     tmp_path: Path,
 ) -> None:
@@ -73,7 +71,7 @@ def test_a_sharded_checkpoint_is_the_same_model(
 def test_a_config_of_transformers_4_is_the_same_model(
     rope_variant: str,
     small_model: Callable[[str], Any],
-    load_decoder: Callable[[Path], Decoder],
+    load_decoder: Callable[[Path], Model],
     edit_config: Callable[..., None],
     tokens: list[int],
     tmp_path: Path,
@@ -96,7 +94,7 @@ def test_a_config_of_transformers_4_is_the_same_model(
 
 
 def test_bfloat16_stays_near_float32(
-    small_model: Callable[[str], Any], load_decoder: Callable[..., Decoder], tokens: list[int]
+    small_model: Callable[[str], Any], load_decoder: Callable[..., Model], tokens: list[int]
 ) -> None:
     model = small_model("qwen3")
     expected = model.reference_logits(tokens)

@@ -1,0 +1,42 @@
+"""What the worker asks of a model, whichever way it is computed."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tokenreel.actors.worker.model_config import DecoderConfig
+from tokenreel.kernels.backend import AttentionMetadata
+
+
+class Model(Protocol):
+    """A decoder on its device. `Any` is the cache that its own `new_cache` makes."""
+
+    config: DecoderConfig
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def new_cache(self, num_blocks: int, block_size: int) -> Any:
+        """Room for the keys and values of `num_blocks` blocks."""
+
+    def block_bytes(self, block_size: int) -> int:
+        """What one block of a cache takes."""
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, cache: Any, metadata: AttentionMetadata
+    ) -> Tensor:
+        """Computes a step and stores its keys and values in `cache`.
+
+        token_ids, positions [num_tokens]; returns hidden states [num_tokens, ...], which are good
+        until the next step.
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[num_rows, ...], rows of `forward` -> [num_rows, vocab_size] float32."""
+
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest logit's token and value for each row, each [num_rows]."""
