@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NoReturn, Protocol, cast
@@ -28,6 +29,7 @@ VERBS = {
     "compare": "results side by side, as a markdown table",
 }
 """In the order of `--help`. The module of a verb is imported only when it is asked for."""
+HELP_WIDTH = 100
 
 
 class Verb(Protocol):
@@ -70,7 +72,7 @@ def _parse(given: list[str]) -> tuple[Verb, argparse.Namespace]:
         prog="engine-bench",
         description="Measure this engine, or another server with OpenAI's /v1/completions.",
         epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -80,15 +82,12 @@ def _parse(given: list[str]) -> tuple[Verb, argparse.Namespace]:
     module = None
     for name, question in VERBS.items():
         verb_parser = verbs.add_parser(
-            name,
-            help=question,
-            epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+            name, help=question, epilog=EXIT_CODES, formatter_class=_Formatter, allow_abbrev=False
         )
         if name == asked:
             module = importlib.import_module(f"tokenreel.tools.bench.verbs.{name}")
             module.add_arguments(verb_parser)
+            verb_parser.description = textwrap.fill(verb_parser.description or "", HELP_WIDTH)
     options = parser.parse_args(own)
     options.given, options.engine_flags = given, engine_flags
     return cast(Verb, module), options
@@ -97,6 +96,11 @@ def _parse(given: list[str]) -> tuple[Verb, argparse.Namespace]:
 def _fail(exit_code: int, text: str) -> int:
     print(f"engine-bench: {text}", file=sys.stderr)
     return exit_code
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=HELP_WIDTH)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,8 @@
 """How far a load has come: tqdm's bar on a terminal, silence elsewhere."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -60,3 +62,16 @@ class Progress:
         """For work that is no request."""
         if self._bar is not None:
             self._bar.update()
+
+
+@contextmanager
+def telling(what: str, is_wanted: bool = True) -> Iterator[None]:
+    """For a wait of which nobody knows how long it is."""
+    is_shown = is_wanted and sys.stderr.isatty()
+    if is_shown:
+        print(f"{what} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if is_shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

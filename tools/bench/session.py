@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tokenreel.tools.bench.client.load import Load, Measured
 from tokenreel.tools.bench.flags import random_prompts
+from tokenreel.tools.bench.progress import telling
 from tokenreel.tools.bench.target import Target
 
 WARMUP_TOKENS = 8
@@ -52,7 +53,9 @@ def warm_up(target: Target, options: argparse.Namespace, num_requests: int) -> N
     short = replace(long, output_len=min(WARMUP_TOKENS, options.output_len))
     asks = target.asks(short.make(num_requests), options)
     load = Load(target.endpoint, asks, timeout_s=options.request_timeout)
-    if run_load(load, target).is_interrupted:
+    with telling("warming up", not options.disable_tqdm):
+        done = run_load(load, target)
+    if done.is_interrupted:
         raise KeyboardInterrupt
 
 

@@ -18,6 +18,7 @@ from tokenreel.tools.bench.client.load import Ask
 from tokenreel.tools.bench.flags import model_of
 from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.processes.engine import Engine
+from tokenreel.tools.bench.progress import telling
 from tokenreel.tools.bench.results.result import Server, without_secrets
 from tokenreel.tools.bench.workload.prompts import Prompt
 
@@ -93,7 +94,8 @@ def open_target(
     if num_in_flight > DEFAULT_QUEUED_REQS and QUEUE_FLAG not in engine_flags:
         engine_flags += [QUEUE_FLAG, str(num_in_flight)]
     with Engine(model, engine_flags) as engine:
-        url = engine.wait_until_ready(options.ready_check_timeout_sec)
+        with telling("starting engine-up", not options.disable_tqdm):
+            url = engine.wait_until_ready(options.ready_check_timeout_sec)
         endpoint = _endpoint(url, options)
         server = Server(
             url=url,

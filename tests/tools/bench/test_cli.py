@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,12 +238,13 @@ def test_the_bar_is_for_terminals(engine: str) -> None:
     piped = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=True)
     assert piped.stderr == b""
     reader, writer = pty.openpty()
-    subprocess.run(
-        command, stderr=writer, stdout=subprocess.DEVNULL, timeout=PATIENCE_S, check=True
-    )
+    termios.tcsetwinsize(writer, (24, 80))
+    nowhere = subprocess.DEVNULL
+    subprocess.run(command, stderr=writer, stdout=nowhere, timeout=PATIENCE_S, check=True)
+    told = os.read(reader, 4096)
     os.close(writer)
-    assert b"throughput:" in os.read(reader, 4096)
     os.close(reader)
+    assert b"throughput:" in told and told.endswith(b"\r"), "and it is taken away again"
 
 
 @pytest.mark.parametrize("verb", VERBS)

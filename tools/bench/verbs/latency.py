@@ -25,6 +25,7 @@ MAX_BATCH_SIZE = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "engine-bench latency [MODEL] [FLAG ...] [-- FLAG OF ENGINE-UP ...]"
     parser.description = (
         "Sends a batch of prompts as one request, waits for the whole answer, and sends the next: "
         "the percentiles of how long a batch takes."

@@ -27,7 +27,7 @@ from tokenreel.tools.bench.floor.product_times import Plan, ProductTimes, measur
 from tokenreel.tools.bench.output import check_output, finish
 from tokenreel.tools.bench.processes.child_process import ChildProcess, Line
 from tokenreel.tools.bench.processes.processor_time import processor_time_s
-from tokenreel.tools.bench.progress import Progress
+from tokenreel.tools.bench.progress import Progress, telling
 from tokenreel.tools.bench.results.figures import Figures, figures_of
 from tokenreel.tools.bench.results.overhead_report import overhead_lines
 from tokenreel.tools.bench.results.result import Overhead, OverheadFigures, Server, header_of
@@ -42,6 +42,7 @@ START_TIMEOUT_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "engine-bench overhead [MODEL] [FLAG ...] [-- FLAG OF ENGINE-UP ...]"
     parser.description = (
         "Measures in one run: the model's products at this machine's rate, the HTTP side alone, "
         "the pipeline without a model, and the engine. The first two and the load generator make "
@@ -70,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
     levels: list[int] = options.max_concurrency
     rows = layer_rows(levels, lengths)
     shape = read_shape(model_directory(options))
-    times = measure_products(Plan(shape, rows, levels))
+    with telling("measuring the model's products", not options.disable_tqdm):
+        times = measure_products(Plan(shape, rows, levels))
     most = max(levels)
     with _canned_target() as target:
         https = _loads(target, options, "HTTP alone")

@@ -39,6 +39,7 @@ PROMPTS_AT_ONCE = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "engine-bench serve [MODEL] [FLAG ...] [-- FLAG OF ENGINE-UP ...]"
     parser.description = (
         "Streams completions from a server under load: tokens/s, TTFT, TPOT, ITL, E2EL, goodput. "
         "With --max-concurrency alone, a closed loop: so many clients, each of whom asks when it "

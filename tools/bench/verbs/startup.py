@@ -46,6 +46,7 @@ CACHE_VARIABLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "engine-bench startup [MODEL] [FLAG ...] [-- FLAG OF ENGINE-UP ...]"
     parser.description = (
         "Starts engine-up again and again and asks it for one token. A cold start finds empty "
         "compile caches, and the model's files out of the page cache if the system lets go of "

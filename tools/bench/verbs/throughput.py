@@ -24,6 +24,7 @@ NUM_WARMUPS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "engine-bench throughput [MODEL] [FLAG ...] [-- FLAG OF ENGINE-UP ...]"
     parser.description = (
         "Sends every prompt at once, as an offline job does, and waits for whole answers: how many "
         f"tokens per second come of it. Default: {NUM_PROMPTS} prompts."
