@@ -102,6 +102,11 @@ class BodyWriter:
         """Whether the client takes what is written, and no more waits for it than should."""
         return not self._flow.write_paused
 
+    @property
+    def has_whole_request(self) -> bool:
+        """Whether the client has sent the last of the request that is being answered."""
+        return not self._cycle.more_body
+
     def write(self, part: bytes) -> None:
         """`part` is not empty."""
         if not self._parts:
@@ -120,6 +125,11 @@ def body_writer(scope: Scope) -> BodyWriter:
     writer = scope["state"][_BODY_WRITER]
     assert isinstance(writer, BodyWriter)
     return writer
+
+
+def has_whole_body(scope: Scope) -> bool:
+    """Whether the request's body has come to its end: `receive` does not wait for it."""
+    return body_writer(scope).has_whole_request
 
 
 class _WritingTurn:

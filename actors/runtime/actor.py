@@ -30,6 +30,9 @@ from tokenreel.messages.options import EngineOptions
 
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 MAX_FAILURE_CHARACTERS = 2000
+GC_THRESHOLD = 20_000
+"""New containers between two looks for cycles. Python's 700 are a few steps of a full batch, whose
+messages hold no cycles and are gone before the next."""
 
 
 class StartError(Exception):
@@ -253,6 +256,7 @@ def _live(actor_class: type[Actor], runtime: ActorRuntime) -> None:
         # What start-up made will stay: spare every later collection from walking over it.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         loop.add_signal_handler(signal.SIGTERM, runtime.stop, SIGTERM_EXIT_CODE)
         runtime.inbox.attach(loop, lambda frames: _receive(runtime, actor, frames))
 
