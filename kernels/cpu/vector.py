@@ -40,6 +40,21 @@ def compiled(function: Function) -> Function:
     return decorated
 
 
+def inlined(function: Function) -> Function:
+    """Compiles `function` into those compiled functions that call it: nobody else can.
+
+    That saves the passing of arrays, which costs some 20 ns a call, and half of the compilation.
+    """
+    decorated: Function = njit(
+        nogil=True,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )(function)
+    return decorated
+
+
 class VectorType(types.Type):
     """Numba's type of 16 float32."""
 
@@ -325,7 +340,7 @@ def exp(x):
     Cody and Waite's reduction to |r| <= ln 2 / 2, then the Taylor series to the seventh power.
     """
     lowest = broadcast(-87.0)
-    clamped = maximum(x, lowest)
+    clamped = maximum(lowest, x)  # What is not a number stays so.
     whole = _nearest_whole(clamped * broadcast(1.4426950408889634))
     rest = fma(whole, broadcast(-0.693145751953125), clamped)
     rest = fma(whole, broadcast(-1.428606765330187e-06), rest)
@@ -337,7 +352,18 @@ def exp(x):
     power = fma(power, rest, broadcast(0.5))
     power = fma(power, rest, broadcast(1.0))
     power = fma(power, rest, broadcast(1.0))
-    return zero_below(x, lowest, _scale_by_power_of_two(power, whole))
+    return where_at_least(x, lowest, _scale_by_power_of_two(power, whole), clamped - clamped)
+
+
+@intrinsic
+def where_at_least(typing, x, limit, value, other):
+    """`value` in the lanes where x >= limit, `other` where it is less or not a number."""
+
+    def generate(context, builder, signature, arguments):
+        x, limit, value, other = arguments
+        return builder.select(builder.fcmp_ordered(">=", x, limit), value, other)
+
+    return f32x16(f32x16, f32x16, f32x16, f32x16), generate
 
 
 @intrinsic
