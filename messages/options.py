@@ -11,6 +11,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     dtype: str = "auto"
+    quantization: str | None = None
     device: str = "auto"
     load_format: str = "auto"
     chat_template: str | None = None

@@ -120,6 +120,7 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
         host=arguments.host,
         port=arguments.port,
         dtype=arguments.dtype,
+        quantization=arguments.quantization,
         device=arguments.device,
         load_format=arguments.load_format,
         chat_template=None if template is None else str(template.absolute()),
@@ -172,6 +173,13 @@ def _add_model_flags(parser: UpParser) -> None:
         default="auto",
         help="of weights and KV cache; auto: the model's own, but on a CPU float32 for small "
         "models and wherever the CPU would have to emulate 16 bits",
+    )
+    add(
+        "--quantization",
+        choices=("int8", "int8-weight-only"),
+        help="on a CPU, of a model that is not quantized yet. int8: weights in 8 bits with a scale "
+        "per output channel, and what they are multiplied with too, with a scale per token; "
+        "int8-weight-only: the weights alone, closer to the model and slower",
     )
     add(
         "--device",

@@ -9,6 +9,7 @@ from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker.model_config import DTYPES
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+QUANTIZATIONS = ("int8", "int8-weight-only")
 SMALL_MODEL_PARAMETERS = 16_000_000
 """Under so many, a step's time is that of calling operations, not of their work."""
 
@@ -42,6 +43,20 @@ def choose_dtype(
     if checkpoint_dtype == "bfloat16" and is_large and _cpu_computes_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def choose_quantization(option: str | None, device: torch.device) -> str | None:
+    """`--quantization`: what is done to the weights when they are loaded."""
+    if option is None:
+        return None
+    if option not in QUANTIZATIONS:
+        raise StartError(f"--quantization {option} is unknown; use {' or '.join(QUANTIZATIONS)}")
+    if device.type != "cpu":
+        raise StartError(
+            f"--quantization {option} is for CPUs, and the model would run on {device.type}; leave "
+            "it out, or add --device cpu"
+        )
+    return option
 
 
 def set_num_threads(num_parameters: int) -> int:

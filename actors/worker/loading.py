@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 
 from tokenreel.actors.runtime.actor import StartError
-from tokenreel.actors.worker.device import choose_device, choose_dtype, set_num_threads
+from tokenreel.actors.worker.device import (
+    choose_device,
+    choose_dtype,
+    choose_quantization,
+    set_num_threads,
+)
 from tokenreel.actors.worker.input_batch import InputBatch
 from tokenreel.actors.worker.kv_cache import (
     GIB,
@@ -55,9 +60,10 @@ def load(options: EngineOptions) -> LoadedWorker:
     size = num_parameters(config)
     num_threads = set_num_threads(size)
     dtype = choose_dtype(options.dtype, config.dtype, device, size)
+    quantization = choose_quantization(options.quantization, device)
     with torch.inference_mode():
         model, name = load_model(
-            options, directory, config, device, dtype, max_model_len, num_threads
+            options, directory, config, device, dtype, quantization, max_model_len, num_threads
         )
     runner, num_blocks = make_runner(options, model, max_model_len)
     ready = WorkerReady(
@@ -69,11 +75,12 @@ def load(options: EngineOptions) -> LoadedWorker:
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
     )
+    quantized = f", {quantization}" if quantization else ""
     threads = ""
     if device.type == "cpu":
         threads = f", {num_threads} thread" + ("s" if num_threads > 1 else "")
     detail = (
-        f"{device.type} {ready.dtype}{threads}, {_count(size)} parameters, "
+        f"{device.type} {ready.dtype}{quantized}{threads}, {_count(size)} parameters, "
         f"{num_blocks} blocks of {options.block_size}"
     )
     return LoadedWorker(runner, ready, detail)
@@ -97,6 +104,7 @@ def load_model(
     config: DecoderConfig,
     device: torch.device,
     dtype: torch.dtype,
+    quantization: str | None,
     max_model_len: int,
     num_threads: int,
 ) -> tuple[Model, bytes]:
@@ -104,11 +112,11 @@ def load_model(
 
     def build(read: ReadTensor) -> Model:
         if device.type == "cpu":
-            return CompiledDecoder(config, read, max_model_len, num_threads)
+            return CompiledDecoder(config, read, max_model_len, num_threads, quantization)
         return Decoder(config, read, choose_backend(device), max_model_len)
 
     shapes = tensor_shapes(config)
-    _check_room_for_weights(config, dtype, device)
+    _check_room_for_weights(config, dtype, quantization, device)
     if options.load_format == "dummy":
         weights = DummyWeights(shapes, dtype, device, options.seed)
         return build(weights), model_hash(directory, [], options.seed)
@@ -201,10 +209,13 @@ def _prompts(num_seqs: int, length: int, block_size: int) -> StepScheduled:
 
 
 def _check_room_for_weights(
-    config: DecoderConfig, dtype: torch.dtype, device: torch.device
+    config: DecoderConfig, dtype: torch.dtype, quantization: str | None, device: torch.device
 ) -> None:
     """Said beforehand, because a system that runs out of memory ends processes without a word."""
     needed = num_parameters(config) * dtype.itemsize
+    if quantization is not None:
+        embedding = config.vocab_size * config.hidden_size
+        needed = num_parameters(config) + embedding * dtype.itemsize
     free = free_bytes(device)
     if needed > free:
         raise StartError(

@@ -2,6 +2,7 @@
 
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
 from tokenreel.kernels.cpu.decoder_step import multiply, normalize
+from tokenreel.kernels.cpu.factors import factors
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest
 from tokenreel.kernels.cpu.product import PANEL, sums
 from tokenreel.kernels.cpu.team import barrier, next_item
@@ -43,10 +44,10 @@ def greedy(
     """
     begin_tiles(scratch.tiles)
     normalize(meeting, 0, hidden, num_rows, gain, shape, scratch)
-    rows, stride = scratch.rows, shape.hidden_stride
     max_rows = len(peaks) // len(head)
     target = KeepLargest(vocab_size, peaks, max_rows)
-    multiply(rank, meeting, 1, rows, stride, num_rows, head, target, scratch)
+    multiply(rank, meeting, 1, scratch.rows, shape.hidden_stride, num_rows, head, target, scratch)
+    rows, stride = factors(scratch.rows, shape.hidden_stride, scratch.factors)
     place = scratch.sums[rank]
     while True:
         row = next_item(meeting, 2)

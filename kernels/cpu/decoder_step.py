@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
 from tokenreel.kernels.cpu.attention import attention_item, attention_merge
 from tokenreel.kernels.cpu.attention_plan import plan_attention
+from tokenreel.kernels.cpu.factors import factors, make_factor
 from tokenreel.kernels.cpu.finish import AddTo, Keep, SiluAndMultiply, finish
 from tokenreel.kernels.cpu.norm import rms_norm
 from tokenreel.kernels.cpu.product import ROWS, sums
@@ -22,7 +23,7 @@ from tokenreel.kernels.cpu.vector import LANES, compiled, load, store
 
 Array = NDArray[Any]
 
-PHASES_PER_LAYER = 9
+PHASES_PER_LAYER = 11
 TOKENS_PER_ITEM = 4
 """Of norms and rotations."""
 MAX_ROWS_PER_ITEM = 256
@@ -93,6 +94,8 @@ class Scratch(NamedTuple):
     inner: Array
     """Like rows: between the products of the MLP. Padding is zero in all three: a weight of zero
     would not hide what is not a number."""
+    factors: Array | None
+    """Flat uint8: one of the three made rows of 8 bits, for its product; None: as they are."""
     qkv: Array
     sums: Array
     """[num_threads, 1024] float32."""
@@ -128,12 +131,26 @@ def normalize(meeting, phase, hidden, num_tokens, gain, shape, scratch):
         for token in range(begin, min(begin + TOKENS_PER_ITEM, num_tokens)):
             place = token * stride
             rms_norm(hidden, place, shape.hidden_size, gain, 0, shape.eps, scratch.rows, place)
+            make_factor(scratch.rows, stride, token, scratch.factors)
+    barrier(meeting)
+
+
+@compiled
+def make_factors(meeting, phase, rows, stride, num_rows, scratch):
+    if scratch.factors is None:
+        return
+    while True:
+        row = next_item(meeting, phase)
+        if row >= num_rows:
+            break
+        make_factor(rows, stride, row, scratch.factors)
     barrier(meeting)
 
 
 @compiled
 def multiply(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch):
     """rows x weights, handed to `target` panel by panel."""
+    rows, stride = factors(rows, stride, scratch.factors)
     num_panels = weights.shape[0]
     panels_per_item = max(1, DEPTH_PER_ITEM // stride)
     items_across = (num_panels + panels_per_item - 1) // panels_per_item
@@ -195,8 +212,9 @@ def forward(
         attend(rank, meeting, phase + 3, shape, kinds[kind], plan, keys, values, inputs, scratch)
         rows, stride = scratch.attended, shape.attended_stride
         residual = AddTo(weights.output_bias[layer], scratch.hidden, shape.hidden_stride)
-        multiply(rank, meeting, phase + 5, rows, stride, num_tokens, output, residual, scratch)
-        transform(rank, meeting, phase + 6, num_tokens, layer, shape, weights, scratch)
+        make_factors(meeting, phase + 5, rows, stride, num_tokens, scratch)
+        multiply(rank, meeting, phase + 6, rows, stride, num_tokens, output, residual, scratch)
+        transform(rank, meeting, phase + 7, num_tokens, layer, shape, weights, scratch)
     end_tiles()
 
 
@@ -272,4 +290,5 @@ def transform(rank, meeting, phase, num_tokens, layer, shape, weights, scratch):
     multiply(rank, meeting, phase + 1, rows, stride, num_tokens, gate_up, target, scratch)
     rows, stride = scratch.inner, shape.inner_stride
     residual = AddTo(weights.down_bias[layer], scratch.hidden, shape.hidden_stride)
-    multiply(rank, meeting, phase + 2, rows, stride, num_tokens, down, residual, scratch)
+    make_factors(meeting, phase + 2, rows, stride, num_tokens, scratch)
+    multiply(rank, meeting, phase + 3, rows, stride, num_tokens, down, residual, scratch)

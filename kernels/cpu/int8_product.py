@@ -95,8 +95,8 @@ def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
 def _make_blocks(name: str) -> Any:
     # As many sums as registers hold beside the operands.
     num_tiles, many, few = {
-        "avx512vnni": (2, 12, 4),
-        "avxvnni": (1, 6, 2),
+        "avx512vnni": (2, 8, 4),
+        "avxvnni": (1, 4, 2),
         "avx2": (1, 3, 2),
         "any": (1, 2, 2),
     }[name]

@@ -63,7 +63,8 @@ def test_without_flags_the_options_are_their_documented_defaults() -> None:
 
 def test_every_flag_reaches_its_option(tmp_path: Path) -> None:
     flags = (
-        "m --served-model-name n --dtype float16 --device cpu --load-format dummy --seed 3 "
+        "m --served-model-name n --dtype float16 --quantization int8 --device cpu "
+        "--load-format dummy --seed 3 "
         "--max-model-len 99 --chat-template t.jinja --stub-worker --host ::1 --port 81 "
         "--api-key k --max-body-bytes 1M --max-num-seqs 4 --max-num-batched-tokens 5 "
         "--max-num-queued-reqs 6 --scheduling-policy priority --pipeline-depth 3 "
@@ -76,6 +77,7 @@ def test_every_flag_reaches_its_option(tmp_path: Path) -> None:
         model=str(here / "m"),
         served_model_name="n",
         dtype="float16",
+        quantization="int8",
         device="cpu",
         load_format="dummy",
         seed=3,
@@ -193,6 +195,7 @@ def test_sizes_take_a_unit(text: str, size: int) -> None:
         ("--journal-max-bytes 10K", "--journal-max-bytes: 10240 is too small"),
         ("--journal-sync often", "--journal-sync: invalid choice: 'often'"),
         ("--dtype int8", "--dtype: invalid choice: 'int8'"),
+        ("--quantization awq", "--quantization: invalid choice: 'awq'"),
         ("--drain-timeout -1", "--drain-timeout: -1 is not between 0 and"),
         ("--start-timeout inf", "--start-timeout: inf is not between 0 and"),
         ("--max-num-seq 4", "unrecognized arguments: --max-num-seq"),

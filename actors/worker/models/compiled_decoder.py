@@ -15,7 +15,7 @@ from tokenreel.actors.worker.models.decoder import ReadTensor
 from tokenreel.actors.worker.models.rope import rotation_table
 from tokenreel.kernels.backend import AttentionMetadata
 from tokenreel.kernels.cpu import decoder_head, decoder_step
-from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, has_amx
+from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION
 from tokenreel.kernels.cpu.attention import attention_scratch_size
 from tokenreel.kernels.cpu.decoder_step import (
     PHASES_PER_LAYER,
@@ -25,7 +25,8 @@ from tokenreel.kernels.cpu.decoder_step import (
     Shape,
     Weights,
 )
-from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, pack, padded
+from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, padded
+from tokenreel.kernels.cpu.product_format import choose_format
 from tokenreel.kernels.cpu.team import Team
 from tokenreel.kernels.cpu.vector import LANES
 
@@ -36,17 +37,24 @@ class CompiledDecoder:
     """A model and a team of threads. `max_model_len` bounds the positions it is asked for."""
 
     def __init__(
-        self, config: DecoderConfig, read: ReadTensor, max_model_len: int, num_threads: int
+        self,
+        config: DecoderConfig,
+        read: ReadTensor,
+        max_model_len: int,
+        num_threads: int,
+        quantization: str | None = None,
     ) -> None:
+        """quantization: see `choose_format`. A layer's weights are quantized before the next ones
+        are read; the embedding stays as it is."""
         self.config = config
         embedding = read("model.embed_tokens.weight")
         self._dtype = embedding.dtype
-        self._uses_amx = self._dtype == torch.bfloat16 and has_amx()
+        self._format = choose_format(self._dtype, quantization)
         tied = config.tie_word_embeddings
-        self._head = self._pack(embedding if tied else read("lm_head.weight"))
+        self._head = self._format.pack(embedding if tied else read("lm_head.weight"))
         self._embedding = as_numpy(_pad(embedding, PANEL)).reshape(-1)
         del embedding
-        self._weights = _read_layers(config, read, self._pack)
+        self._weights = _read_layers(config, read, self._format.pack)
         self._norm = _vector(read("model.norm.weight"), PANEL)
         rotations = rotation_table(config.rope, config.head_dim, max_model_len)
         self._rotations = rotations.real.contiguous().numpy(), rotations.imag.contiguous().numpy()
@@ -127,7 +135,7 @@ class CompiledDecoder:
             stride,
             self._scratch,
         )
-        return torch.from_numpy(out).view(num_rows, stride)[:, :vocab_size]
+        return torch.from_numpy(out).view(num_rows, stride)[:, :vocab_size].contiguous()
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The largest logit's token and value for each row, each [num_rows]."""
@@ -149,21 +157,20 @@ class CompiledDecoder:
         )
         return torch.from_numpy(token_ids), torch.from_numpy(largest)
 
-    def _pack(self, weight: Tensor) -> Array:
-        return pack(weight, self._uses_amx)
-
     def _reserve(self, num_tokens: int) -> None:
         """Scratch for so many tokens. What the system gives is zero, as padding has to be."""
         if num_tokens <= self._num_reserved:
             return
         self._num_reserved = num_rows = padded(max(num_tokens, 2 * self._num_reserved), ROWS)
         shape, num_threads = self._shape, self._team.num_threads
-        row_type = np.uint16 if self._uses_amx else np.float32
+        row_type = self._format.row_type
+        longest = max(shape.hidden_stride, shape.attended_stride, shape.inner_stride)
         self._scratch = Scratch(
             hidden=np.zeros(num_rows * shape.hidden_stride, np.float32),
             rows=np.zeros(num_rows * shape.hidden_stride, row_type),
             attended=np.zeros(num_rows * shape.attended_stride, row_type),
             inner=np.zeros(num_rows * shape.inner_stride, row_type),
+            factors=self._format.new_factors(num_rows, longest),
             qkv=np.zeros(num_rows * shape.qkv_stride, np.float32),
             sums=np.zeros((num_threads, ROWS * PANEL), np.float32),
             attention=np.zeros(
@@ -188,8 +195,13 @@ def _shape(config: DecoderConfig) -> Shape:
 
 
 def _read_layers(config: DecoderConfig, read: ReadTensor, pack: Pack) -> Weights:
-    layers = [_read_layer(config, number, read, pack) for number in range(config.num_layers)]
-    return Weights(*(np.stack(arrays) for arrays in zip(*layers, strict=True)))
+    first = _read_layer(config, 0, read, pack)
+    whole = Weights(*(np.empty((config.num_layers, *array.shape), array.dtype) for array in first))
+    for number in range(config.num_layers):
+        layer = first if number == 0 else _read_layer(config, number, read, pack)
+        for target, array in zip(whole, layer, strict=True):
+            target[number] = array
+    return whole
 
 
 def _read_layer(config: DecoderConfig, number: int, read: ReadTensor, pack: Pack) -> Weights:
