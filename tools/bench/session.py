@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import resource
 import signal
 
 import uvloop
@@ -37,6 +38,7 @@ def closed_loop_prompts(concurrency: int) -> int:
 
 def run_load(load: Load, target: Target) -> LoadRun:
     """A second Ctrl-C is a KeyboardInterrupt as ever."""
+    _allow_sockets()
     before = target.processor_times_s()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         measured = runner.run(_until_interrupted(load))
@@ -57,6 +59,12 @@ def warm_up(target: Target, options: argparse.Namespace, num_requests: int) -> N
         done = run_load(load, target)
     if done.is_interrupted:
         raise KeyboardInterrupt
+
+
+def _allow_sockets() -> None:
+    """As many open files as the system lets us have: each request in flight is one."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 async def _until_interrupted(load: Load) -> Measured:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,8 @@ def open_target(
         )
         vocab_size = getattr(options, "vocab_size", None) or vocab_size_of(model_directory(options))
         yield Target(endpoint, server, vocab_size, engine.processor_times_s)
+        if engine.last_words is not None:
+            print(f"engine-bench: {engine.last_words}", file=sys.stderr)
 
 
 def model_directory(options: argparse.Namespace) -> Path:

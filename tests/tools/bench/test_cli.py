@@ -36,7 +36,7 @@ PATIENCE_S = 120.0
 def engine() -> Iterator[str]:
     """The URL of one engine without a model, for all that need not start their own."""
     command = [sys.executable, "-P", "-m", "tokenreel.tools.up", "--port", "0", "--no-journal"]
-    with ChildProcess([*command, *STUB[1:]]) as child:
+    with ChildProcess("engine-up", [*command, *STUB[1:]]) as child:
         line = child.wait_for(
             lambda lines: next((x.text for x in lines if " is ready at " in x.text), None),
             PATIENCE_S,

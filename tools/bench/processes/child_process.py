@@ -38,10 +38,13 @@ class ChildProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Starts it. Raises ChildFailed if there is no such program."""
-        self.name = os.path.basename(command[0])
+        self.name = name
         self.lines: list[Line] = []
         self._changed = threading.Condition()
         self._is_silent = False
@@ -81,6 +84,12 @@ class ChildProcess:
                     raise ChildFailed(self._say("ended"))
                 if not self._changed.wait(max(0.0, deadline - monotonic())):
                     raise ChildFailed(self._say(f"was not ready after {timeout_s:g} s"))
+
+    @property
+    def last_words(self) -> str | None:
+        """What it said before it ended by itself; None while it runs."""
+        exit_code = self.process.poll()
+        return None if exit_code is None else self._say(f"ended with exit code {exit_code}")
 
     def stop(self) -> int:
         """Interrupt it, kill it if it does not leave; return its exit code."""

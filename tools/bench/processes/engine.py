@@ -44,7 +44,9 @@ class Engine:
         what = [str(model)] if model is not None else []
         self.flags = list(flags)
         try:
-            self._child = ChildProcess([*engine_up(), *what, *own, *flags], environment)
+            self._child = ChildProcess(
+                "engine-up", [*engine_up(), *what, *own, *flags], environment
+            )
         except BaseException:
             shutil.rmtree(self._home, ignore_errors=True)
             raise
@@ -62,8 +64,10 @@ class Engine:
         """Return its URL. Raises ChildFailed."""
         return self._child.wait_for(_url, timeout_s)
 
-    def stop(self) -> int:
-        return self._child.stop()
+    @property
+    def last_words(self) -> str | None:
+        """None while it runs."""
+        return self._child.last_words
 
     @property
     def model_name(self) -> str:

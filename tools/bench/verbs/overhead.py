@@ -76,8 +76,12 @@ def run(options: argparse.Namespace) -> int:
     most = max(levels)
     with _canned_target() as target:
         https = _loads(target, options, "HTTP alone")
+    if len(https) < len(levels):
+        raise KeyboardInterrupt
     with open_target(options, flags=["--stub-worker"], num_in_flight=most) as target:
         stubs = _loads(target, options, "no model")
+    if len(stubs) < len(levels):
+        raise KeyboardInterrupt
     with open_target(options, num_in_flight=most) as target:
         engines = _loads(target, options, "engine")
         server = target.server
@@ -138,18 +142,17 @@ def _loads(target: Target, options: argparse.Namespace, label: str) -> list[Figu
                 on_outcome=progress,
             )
             done = run_load(load, target)
-        figures.append(
-            figures_of(done.measured, done.actor_times_s, max_concurrency=level, limits_ms={})
-        )
         if done.is_interrupted:
             break
+        found = figures_of(done.measured, done.actor_times_s, max_concurrency=level, limits_ms={})
+        figures.append(found)
     return figures
 
 
 @contextmanager
 def _canned_target() -> Iterator[Target]:
     command = [sys.executable, "-P", "-m", CANNED_SERVER]
-    with ChildProcess(command) as child:
+    with ChildProcess(HTTP, command) as child:
         url = child.wait_for(_canned_url, START_TIMEOUT_S)
         yield Target(
             Endpoint(parse_address(url)),

@@ -24,7 +24,7 @@ except KeyboardInterrupt:
 
 
 def python(program: str) -> ChildProcess:
-    return ChildProcess([sys.executable, "-c", program])
+    return ChildProcess("python", [sys.executable, "-c", program])
 
 
 def hello(lines: list[Line]) -> str | None:
@@ -47,11 +47,15 @@ def test_one_that_ends_or_says_nothing_is_told_with_its_last_words() -> None:
         child.wait_for(hello, PATIENCE_S)
         with pytest.raises(ChildFailed, match="was not ready after 0.01 s"):
             child.wait_for(lambda lines: None, 0.01)
+        assert child.last_words is None
+        child.process.kill()
+        child.process.wait(PATIENCE_S)
+        assert child.last_words == "python ended with exit code -9\n  | hello"
 
 
 def test_a_program_that_is_not_there_is_told_in_one_line() -> None:
     with pytest.raises(ChildFailed, match="/no/such/program cannot be started"):
-        ChildProcess(["/no/such/program"])
+        ChildProcess("x", ["/no/such/program"])
 
 
 def test_nothing_is_left_when_the_bench_is_killed() -> None:
@@ -59,7 +63,7 @@ def test_nothing_is_left_when_the_bench_is_killed() -> None:
     program = (
         "import os, sys, time\n"
         "from tokenreel.tools.bench.processes.child_process import ChildProcess\n"
-        f"child = ChildProcess([sys.executable, '-c', {TALK_AND_WAIT!r}])\n"
+        f"child = ChildProcess('x', [sys.executable, '-c', {TALK_AND_WAIT!r}])\n"
         "child.wait_for(lambda lines: lines or None, 30)\n"
         "print(child.process.pid, flush=True)\n"
         "time.sleep(60)\n"
