@@ -11,16 +11,10 @@ weights in 16 lanes, its largest score, and padding.
 import numpy as np
 
 from tokenreel.kernels.cpu.attention_plan import (
-    END_ROW,
-    END_SPLIT,
-    FIRST_ROW,
-    FIRST_SPLIT,
-    KV_HEAD,
-    PARTIAL,
-    SEQUENCE,
     SPLIT,
     STATE_PADDING,
     TILE_ROWS,
+    load_unit,
     row_size,
     visible_groups,
 )
@@ -32,10 +26,12 @@ from tokenreel.kernels.cpu.vector import (
     exp,
     first_lanes,
     fma,
+    inlined,
     largest_lane,
     load,
     maximum,
     store,
+    store_apart,
     sum_lanes,
 )
 
@@ -76,113 +72,84 @@ def attention_item(
 
     After `plan.counts[1]` merges, if there are any, every row is written.
     """
-    for unit in range(plan.items[item], plan.items[item + 1]):
-        _attend(
-            plan.units[unit],
-            plan.partials,
-            shape,
-            query_start_loc,
-            context_lens,
-            block_tables,
-            qkv,
-            key_cache,
-            value_cache,
-            attended,
-            attended_stride,
-            scratch,
-        )
+    padded, size = key_cache.shape[2], row_size(shape)
+    scores = scratch[TILE_ROWS * padded :]
+    decays = scores[TILE_ROWS * CHUNK :]
+    own = decays[TILE_ROWS:]
+    for index in range(plan.items[item], plan.items[item + 1]):
+        unit = load_unit(plan.units, index)
+        num_rows = unit.end_row - unit.first_row
+        first_token = query_start_loc[unit.sequence]
+        num_tokens = query_start_loc[unit.sequence + 1] - first_token
+        context_len = context_lens[unit.sequence]
+        first, end = visible_groups(shape, num_tokens, context_len, unit.first_row, unit.end_row)
+        _take_queries(unit, shape, first_token, qkv, padded, scratch)
+        if end == 0:
+            _begin(own, 0, num_rows, size)
+        for split in range(unit.first_split, unit.end_split):
+            states, state = own, 0
+            if unit.partial >= 0:
+                states = plan.partials
+                state = unit.partial + (split - unit.first_split) * num_rows * size
+            elif split > unit.first_split:
+                state = TILE_ROWS * size
+            _begin(states, state, num_rows, size)
+            for chunk in range(split * SPLIT, min(end, (split + 1) * SPLIT), _GROUPS):
+                if chunk + _GROUPS > first:
+                    _attend_chunk(
+                        unit,
+                        shape,
+                        context_len - num_tokens,
+                        block_tables,
+                        key_cache,
+                        value_cache,
+                        chunk,
+                        max(chunk, first),
+                        min(chunk + _GROUPS, end),
+                        scratch,
+                        scores,
+                        decays,
+                        states,
+                        state,
+                    )
+            if unit.partial < 0 and split > unit.first_split:
+                _join(own, 0, state, num_rows, size)
+        if unit.partial < 0:
+            _write(unit, shape, first_token, own, 0, attended, attended_stride)
 
 
 @compiled
 def attention_merge(merge, shape, plan, query_start_loc, attended, attended_stride):
     """Joins and writes the results of splits that were computed apart: merge `merge` of the
     `plan.counts[1]`, once all items of the layer are done, and before the next layer's."""
-    unit = plan.merges[merge]
-    num_rows = unit[END_ROW] - unit[FIRST_ROW]
-    size = num_rows * row_size(shape)
-    first = unit[PARTIAL]
-    for split in range(1, unit[END_SPLIT] - unit[FIRST_SPLIT]):
-        _join(plan.partials, first, first + split * size, num_rows, row_size(shape))
-    _write(unit, shape, query_start_loc, plan.partials, first, attended, attended_stride)
+    unit = load_unit(plan.merges, merge)
+    num_rows, size = unit.end_row - unit.first_row, row_size(shape)
+    for split in range(1, unit.end_split - unit.first_split):
+        other = unit.partial + split * num_rows * size
+        _join(plan.partials, unit.partial, other, num_rows, size)
+    first_token = query_start_loc[unit.sequence]
+    _write(unit, shape, first_token, plan.partials, unit.partial, attended, attended_stride)
 
 
-@compiled
-def _attend(
-    unit,
-    partials,
-    shape,
-    query_start_loc,
-    context_lens,
-    block_tables,
-    qkv,
-    key_cache,
-    value_cache,
-    attended,
-    attended_stride,
-    scratch,
-):
-    sequence, num_rows = unit[SEQUENCE], unit[END_ROW] - unit[FIRST_ROW]
-    depth, size = shape.head_dim, row_size(shape)
-    queries = scratch[: TILE_ROWS * depth]
-    scores = scratch[TILE_ROWS * depth :]
-    decays = scores[TILE_ROWS * CHUNK :]
-    own = decays[TILE_ROWS:]
-    num_tokens = query_start_loc[sequence + 1] - query_start_loc[sequence]
-    before = context_lens[sequence] - num_tokens
-    first, end = visible_groups(
-        shape, num_tokens, context_lens[sequence], unit[FIRST_ROW], unit[END_ROW]
-    )
-    _take_queries(unit, shape, query_start_loc, qkv, queries)
-    _begin(own, 0, num_rows, size)
-    for split in range(unit[FIRST_SPLIT], unit[END_SPLIT]):
-        states, state = own, 0
-        if unit[PARTIAL] >= 0:
-            states = partials
-            state = unit[PARTIAL] + (split - unit[FIRST_SPLIT]) * num_rows * size
-        elif split > unit[FIRST_SPLIT]:
-            state = TILE_ROWS * size
-        _begin(states, state, num_rows, size)
-        for chunk in range(split * SPLIT, min(end, (split + 1) * SPLIT), _GROUPS):
-            if chunk + _GROUPS > first:
-                _attend_chunk(
-                    unit,
-                    shape,
-                    before,
-                    block_tables,
-                    key_cache,
-                    value_cache,
-                    chunk,
-                    max(chunk, first),
-                    min(chunk + _GROUPS, end),
-                    queries,
-                    scores,
-                    decays,
-                    states,
-                    state,
-                )
-        if unit[PARTIAL] < 0 and state > 0:
-            _join(own, 0, state, num_rows, size)
-    if unit[PARTIAL] < 0:
-        _write(unit, shape, query_start_loc, own, 0, attended, attended_stride)
-
-
-@compiled
-def _take_queries(unit, shape, query_start_loc, qkv, queries):
-    """-> queries [rows / TALL, head_dim, TALL], times the scale."""
+@inlined
+def _take_queries(unit, shape, first_token, qkv, padded, queries):
+    """-> queries [rows / TALL, padded, TALL], times the scale."""
     heads_per_kv_head = shape.num_heads // shape.num_kv_heads
-    padded = row_size(shape) - STATE_PADDING
-    scale = np.float32(shape.scale)
-    flat = qkv.reshape(-1)
-    for row in range(unit[END_ROW] - unit[FIRST_ROW]):
-        token = query_start_loc[unit[SEQUENCE]] + (unit[FIRST_ROW] + row) // heads_per_kv_head
-        head = unit[KV_HEAD] * heads_per_kv_head + (unit[FIRST_ROW] + row) % heads_per_kv_head
-        source = (token * (shape.num_heads + 2 * shape.num_kv_heads) + head) * padded
-        target = row // TALL * shape.head_dim * TALL + row % TALL
-        for i in range(shape.head_dim):
-            queries[target + i * TALL] = flat[source + i] * scale
+    scale = broadcast(np.float32(shape.scale))
+    row_stride = (shape.num_heads + 2 * shape.num_kv_heads) * padded
+    token, head = divmod(unit.first_row, heads_per_kv_head)
+    for row in range(unit.end_row - unit.first_row):
+        source = (first_token + token) * row_stride
+        source += (unit.kv_head * heads_per_kv_head + head) * padded
+        target = row // TALL * padded * TALL + row % TALL
+        for i in range(0, padded, LANES):
+            store_apart(queries, target + i * TALL, TALL, load(qkv, source + i) * scale)
+        head += 1
+        if head == heads_per_kv_head:
+            token, head = token + 1, 0
 
 
-@compiled
+@inlined
 def _begin(states, state, num_rows, size):
     """The state of rows that have seen no key."""
     for place in range(state, state + num_rows * size, size):
@@ -191,7 +158,7 @@ def _begin(states, state, num_rows, size):
         states[place + size - LANES] = LOWEST
 
 
-@compiled
+@inlined
 def _attend_chunk(
     unit,
     shape,
@@ -210,47 +177,51 @@ def _attend_chunk(
 ):
     """Lets the rows of a unit see the groups from `first` to `end` of the chunk that begins at
     group `chunk`. `before`: the tokens of the context that precede the step's."""
-    num_rows, size = unit[END_ROW] - unit[FIRST_ROW], row_size(shape)
-    heads_per_kv_head = shape.num_heads // shape.num_kv_heads
-    kv_head, sequence = unit[KV_HEAD], unit[SEQUENCE]
+    num_rows, size = unit.end_row - unit.first_row, row_size(shape)
     num_kv_heads, padded, padded_block = key_cache.shape[1:]
-    page = padded * padded_block
+    heads_per_kv_head = shape.num_heads // shape.num_kv_heads
     groups_per_block = padded_block // LANES
+    page = padded * padded_block
     for pair in range(first // 2 * 2, end, 2):
-        left, right = max(pair, first), min(pair + 1, end - 1)
-        block, inner = block_tables[sequence, left // groups_per_block], left % groups_per_block
-        left_key = (block * num_kv_heads + kv_head) * page + inner * LANES
-        block, inner = block_tables[sequence, right // groups_per_block], right % groups_per_block
-        right_key = (block * num_kv_heads + kv_head) * page + inner * LANES
+        left, left_inner = divmod(max(pair, first), groups_per_block)
+        right, right_inner = divmod(min(pair + 1, end - 1), groups_per_block)
+        left = block_tables[unit.sequence, left] * num_kv_heads + unit.kv_head
+        right = block_tables[unit.sequence, right] * num_kv_heads + unit.kv_head
         score(
             num_rows,
             queries,
-            key_cache,
-            left_key,
-            right_key,
-            padded_block,
             shape.head_dim,
+            key_cache,
+            left * page + left_inner * LANES,
+            right * page + right_inner * LANES,
+            padded_block,
             scores,
             (pair - chunk) * LANES,
         )
-    start = before + unit[FIRST_ROW] // heads_per_kv_head
-    last = before + (unit[END_ROW] - 1) // heads_per_kv_head
-    low = max(0, start + 1 - shape.window)
-    _hide(unit, shape, before, chunk, first, end, scores)
-    _weigh(num_rows, first - chunk, end - chunk, scores, decays, states, state, size)
+    start = before + unit.first_row // heads_per_kv_head
+    last = before + (unit.end_row - 1) // heads_per_kv_head
     for group in range(first, end):
-        block, inner = block_tables[sequence, group // groups_per_block], group % groups_per_block
-        position = group // groups_per_block * shape.block_size + inner * LANES
-        begin = max(0, low - position)
-        stop = min(min(LANES, shape.block_size - inner * LANES), last + 1 - position)
-        value = (block * num_kv_heads + kv_head) * page + (inner * LANES + begin) * padded
+        block, inner = divmod(group, groups_per_block)
+        place = block * shape.block_size + inner * LANES
+        count = min(LANES, shape.block_size - inner * LANES)
+        if count < LANES or place + LANES > start + 1 or place <= last - shape.window:
+            column = (group - chunk) * LANES
+            _hide(unit, shape, before - place, count, scores, column)
+    _weigh(num_rows, first - chunk, end - chunk, scores, decays, states, state, size)
+    low = max(0, start + 1 - shape.window)
+    for group in range(first, end):
+        block, inner = divmod(group, groups_per_block)
+        place = block * shape.block_size + inner * LANES
+        count = min(LANES, shape.block_size - inner * LANES)
+        begin, stop = max(0, low - place), min(count, last + 1 - place)
+        block = block_tables[unit.sequence, block] * num_kv_heads + unit.kv_head
         add_values(
             num_rows,
             padded // LANES,
             scores,
             (group - chunk) * LANES + begin,
             value_cache,
-            value,
+            block * page + (inner * LANES + begin) * padded,
             stop - begin,
             states,
             state,
@@ -258,25 +229,24 @@ def _attend_chunk(
         )
 
 
-@compiled
-def _hide(unit, shape, before, chunk, first, end, scores):
-    """Makes the scores of slots that a row cannot see -inf."""
+@inlined
+def _hide(unit, shape, before, count, scores, column):
+    """Scores of a group's slots that a row cannot see become -inf. Of the slots the first `count`
+    are used; `before`: from the first slot's position to that of the step's first token."""
     heads_per_kv_head = shape.num_heads // shape.num_kv_heads
-    groups_per_block = (shape.block_size + LANES - 1) // LANES
     hidden = broadcast(-np.inf)
-    for group in range(first, end):
-        inner = group % groups_per_block
-        place = group // groups_per_block * shape.block_size + inner * LANES
-        count = min(LANES, shape.block_size - inner * LANES)
-        for row in range(unit[END_ROW] - unit[FIRST_ROW]):
-            position = before + (unit[FIRST_ROW] + row) // heads_per_kv_head
-            at = row * CHUNK + (group - chunk) * LANES
-            seen = first_lanes(load(scores, at), min(count, position + 1 - place), hidden)
-            below = position + 1 - shape.window - place
-            store(scores, at, first_lanes(hidden, below, seen))
+    token, head = divmod(unit.first_row, heads_per_kv_head)
+    for row in range(unit.end_row - unit.first_row):
+        at = row * CHUNK + column
+        end = before + token + 1
+        seen = first_lanes(load(scores, at), min(count, end), hidden)
+        store(scores, at, first_lanes(hidden, end - shape.window, seen))
+        head += 1
+        if head == heads_per_kv_head:
+            token, head = token + 1, 0
 
 
-@compiled
+@inlined
 def _weigh(num_rows, first, end, scores, decays, states, state, size):
     """Scores of the groups from `first` to `end` become weights, relative to each row's largest
     score so far; what the states hold is scaled to it."""
@@ -306,7 +276,7 @@ def _weigh(num_rows, first, end, scores, decays, states, state, size):
         store(states, place + size - STATE_PADDING, total)
 
 
-@compiled
+@inlined
 def _join(states, state, other, num_rows, size):
     """The state of a later split joins that of earlier ones."""
     for row in range(num_rows):
@@ -321,19 +291,23 @@ def _join(states, state, other, num_rows, size):
         states[ours + size - LANES] = largest
 
 
-@compiled
-def _write(unit, shape, query_start_loc, states, state, attended, attended_stride):
+@inlined
+def _write(unit, shape, first_token, states, state, attended, attended_stride):
     """Weighted values over the sum of weights; zeros for a row that saw no key."""
     heads_per_kv_head = shape.num_heads // shape.num_kv_heads
     size = row_size(shape)
     padded = size - STATE_PADDING
-    for row in range(unit[END_ROW] - unit[FIRST_ROW]):
-        token = query_start_loc[unit[SEQUENCE]] + (unit[FIRST_ROW] + row) // heads_per_kv_head
-        head = unit[KV_HEAD] * heads_per_kv_head + (unit[FIRST_ROW] + row) % heads_per_kv_head
-        source, target = state + row * size, token * attended_stride + head * padded
+    token, head = divmod(unit.first_row, heads_per_kv_head)
+    for row in range(unit.end_row - unit.first_row):
+        source = state + row * size
+        target = (first_token + token) * attended_stride
+        target += (unit.kv_head * heads_per_kv_head + head) * padded
         total = sum_lanes(load(states, source + padded))
         inverse = broadcast(np.float32(1.0) / total if total > 0 else np.float32(0.0))
         for i in range(0, padded, LANES):
             # Plus zero: what underflowed to -0 is 0, whatever was added to it.
             mean = load(states, source + i) * inverse + broadcast(0.0)
             store(attended, target + i, mean)
+        head += 1
+        if head == heads_per_kv_head:
+            token, head = token + 1, 0
