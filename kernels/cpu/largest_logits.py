@@ -4,6 +4,8 @@ Nothing is sorted. A value that at least k logits reach is found by bisection ov
 (the largest of each sixteen), and what reaches it is put side by side.
 """
 
+import math
+
 import numpy as np
 
 from tokenreel.kernels.cpu.lane_selection import (
@@ -87,7 +89,8 @@ def collect_logits(logits, start, size, peaks, limit, values, ids):
         if count_at_least(load(peaks, chunk * LANES), limit) > 0:
             begin = chunk * CHUNK
             for i in range(begin, min(begin + CHUNK, size), LANES):
-                vector = load_first(logits, start + i, size - i, _LOWEST)
+                # What stands for a lane behind the end must reach no limit, not even -inf.
+                vector = load_first(logits, start + i, size - i, math.nan)
                 if count_at_least(vector, limit) > 0:
                     count = collect(vector, limit, i, values, ids, count)
     store(values, count, broadcast(_LOWEST))
