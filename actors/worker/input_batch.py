@@ -4,8 +4,7 @@ A step message changes rows and becomes flat arrays for the model. What a messag
 against what the rows hold: an entry that does not fit fails its own sequence, and writes nothing.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from tokenreel.messages.steps import (
 )
 
 Array = NDArray[Any]
+Column = TypeVar("Column")
 
 NO_SEQUENCE = 0
 MAX_INT64 = (1 << 63) - 1
@@ -28,8 +28,7 @@ class ImpossibleStep(ValueError):
     """A step message that no engine core can have meant; nothing of it was carried out."""
 
 
-@dataclass(frozen=True)
-class StepInput:
+class StepInput(NamedTuple):
     """A step as the model wants it. Tokens of a sequence lie together, sequences in order."""
 
     token_ids: Array
@@ -60,14 +59,21 @@ class StepInput:
     failures: list[SequenceFailure]
 
 
-class Entries(NamedTuple):
-    """A step's scheduled sequences by column, each [num_seqs] int64."""
+class Columns(NamedTuple, Generic[Column]):
+    """A step's scheduled sequences by column, each [num_seqs].
 
-    seq_ids: Array
-    rows: Array
-    starts: Array
-    lengths: Array
-    num_logits: Array
+    A batch is small, and a few numbers are looked over faster in a list than in an array, where
+    every operation costs 0.5 to 2 us: what yields one number is asked of lists."""
+
+    seq_ids: Column
+    rows: Column
+    starts: Column
+    lengths: Column
+    num_logits: Column
+
+
+Entries = Columns[Array]
+"""int64."""
 
 
 class InputBatch:
@@ -105,10 +111,13 @@ class InputBatch:
         self.is_async = is_async
         self._counting = np.arange(max_num_seqs + 1)
         self._counting32 = self._counting.astype(np.int32)
-        # What every entry lies between: seq_id, row, start, length, num_logits.
-        self._least = np.array([[NO_SEQUENCE + 1], [0], [0], [1], [0]])
-        most = [MAX_INT64, max_num_seqs - 1, max_model_len, max_num_batched_tokens, 1]
-        self._most = np.array(most).reshape(5, 1)
+        self._bounds = Columns(
+            seq_ids=(NO_SEQUENCE + 1, MAX_INT64),
+            rows=(0, max_num_seqs - 1),
+            starts=(0, max_model_len),
+            lengths=(1, max_num_batched_tokens),
+            num_logits=(0, 1),
+        )
 
     def apply(self, step: StepScheduled) -> StepInput | list[SequenceFailure]:
         """Brings the rows up to the step, and returns what to compute, or failures if nothing is.
@@ -118,7 +127,7 @@ class InputBatch:
         scheduled = step.scheduled
         columns = _columns(scheduled)
         self._check_bounds(step, columns)
-        entries = Entries(*columns)
+        entries = Entries(*np.array(columns, np.int64))
         for row in step.removed_rows:
             self._clear(row)
         for added in step.added:
@@ -127,7 +136,7 @@ class InputBatch:
             if entry.new_block_ids:
                 self._append_blocks(entry.row, entry.seq_id, entry.new_block_ids)
         fits = self._fits(entries)
-        if fits.all():
+        if all(fits.tolist()):
             return self._flatten(entries, []) if scheduled else []
         failures = self._fail(scheduled, fits)
         entries = Entries(*(column[fits] for column in entries))
@@ -152,21 +161,20 @@ class InputBatch:
         tokens = self._tokens[row]
         return tokens[:prompt_len], tokens[prompt_len : prompt_len + output_position]
 
-    def _check_bounds(self, step: StepScheduled, columns: Array) -> None:
+    def _check_bounds(self, step: StepScheduled, columns: Columns[list[int]]) -> None:
         """What makes sense for no state of the rows; afterwards every row exists."""
-        outside = (columns < self._least) | (columns > self._most)
-        if outside.any():
-            column, i = (int(index[0]) for index in outside.nonzero())
-            raise ImpossibleStep(
-                f"{Entries._fields[column]} hold {columns[column, i]}, which is not between "
-                f"{self._least[column, 0]} and {self._most[column, 0]}"
-            )
+        for name, column, (least, most) in zip(Columns._fields, columns, self._bounds, strict=True):
+            if column and not least <= min(column) <= max(column) <= most:
+                wrong = next(value for value in column if not least <= value <= most)
+                raise ImpossibleStep(
+                    f"{name} hold {wrong}, which is not between {least} and {most}"
+                )
         other_rows = [added.row for added in step.added] + step.removed_rows
         if other_rows and not 0 <= min(other_rows) <= max(other_rows) < self.max_num_seqs:
             raise ImpossibleStep(f"a row outside the {self.max_num_seqs} rows there are")
-        if len(set(columns[1].tolist())) != len(step.scheduled):
+        if len(set(columns.rows)) != len(step.scheduled):
             raise ImpossibleStep("a row is scheduled twice")
-        if columns[3].sum() > self._max_num_batched_tokens:
+        if sum(columns.lengths) > self._max_num_batched_tokens:
             raise ImpossibleStep(f"more than {self._max_num_batched_tokens} tokens")
 
     def _clear(self, row: int) -> None:
@@ -245,7 +253,7 @@ class InputBatch:
         seq_ids, rows, starts, lengths, num_logits = entries
         ends = starts + lengths
         num_seqs = len(rows)
-        max_query_len = int(lengths.max())
+        max_query_len = max(lengths.tolist())
         if max_query_len == 1:
             token_rows, positions = rows, starts
             query_start_loc = self._counting32[: num_seqs + 1]
@@ -259,12 +267,12 @@ class InputBatch:
             positions = np.arange(len(token_rows)) + (ends - token_ends).repeat(lengths)
             logit_indices = token_ends - 1
         sampled_rows, sampled_indices = rows, ends
-        if not num_logits.all():
+        if 0 in num_logits.tolist():
             has_logits = num_logits > 0
             logit_indices = logit_indices[has_logits]
             sampled_rows, sampled_indices = rows[has_logits], ends[has_logits]
             seq_ids = seq_ids[has_logits]
-        max_context_len = int(ends.max())
+        max_context_len = max(ends.tolist())
         step_input = StepInput(
             token_ids=self._tokens[token_rows, positions],
             positions=positions.astype(np.int32),
@@ -281,7 +289,8 @@ class InputBatch:
             sampled_indices=sampled_indices,
             failures=failures,
         )
-        self._last_sampled[sampled_rows] = sampled_indices
+        if self.is_async:
+            self._last_sampled[sampled_rows] = sampled_indices
         # The core may ask for the position after a sampled token before it has the token.
         self._num_known[sampled_rows] = sampled_indices + 1
         return step_input
@@ -297,18 +306,11 @@ class InputBatch:
         return np.where(is_fed, token_rows, -1).astype(np.int32)
 
 
-def _columns(scheduled: list[ScheduledSequence]) -> Array:
-    """[5, num_seqs] int64, the rows of which are the fields of `Entries`."""
-    try:
-        return np.array(
-            [
-                [entry.seq_id for entry in scheduled],
-                [entry.row for entry in scheduled],
-                [entry.start for entry in scheduled],
-                [entry.num_tokens for entry in scheduled],
-                [entry.num_logits for entry in scheduled],
-            ],
-            np.int64,
-        )
-    except OverflowError as error:
-        raise ImpossibleStep(f"a number of more than 63 bits: {error}") from None
+def _columns(scheduled: list[ScheduledSequence]) -> Columns[list[int]]:
+    return Columns(
+        [entry.seq_id for entry in scheduled],
+        [entry.row for entry in scheduled],
+        [entry.start for entry in scheduled],
+        [entry.num_tokens for entry in scheduled],
+        [entry.num_logits for entry in scheduled],
+    )
