@@ -28,6 +28,7 @@ API_KEY_VARIABLES = (API_KEY_VARIABLE, "OPENAI_API_KEY")
 DEFAULT_QUEUED_REQS = 1024
 """Of engine-up."""
 QUEUE_FLAG = "--max-num-queued-reqs"
+KEY_FLAG = "--api-key"
 
 
 class Target:
@@ -147,8 +148,18 @@ def _running(url: str, model: Path | None, options: argparse.Namespace) -> Targe
 
 def _endpoint(url: str, options: argparse.Namespace) -> Endpoint:
     headers = dict(getattr(options, "header", []))
-    key = next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)
+    key = _api_key(options.engine_flags)
     if key and not {"authorization"} & {name.lower() for name in headers}:
         headers["Authorization"] = f"Bearer {key}"
     path = getattr(options, "endpoint", "/v1/completions")
     return Endpoint(parse_address(url), headers=headers, path=path)
+
+
+def _api_key(engine_flags: Sequence[str]) -> str | None:
+    """The one that engine-up was given, or that the environment holds."""
+    for flag, following in zip(engine_flags, [*engine_flags[1:], ""], strict=False):
+        if flag == KEY_FLAG:
+            return following
+        if flag.startswith(f"{KEY_FLAG}="):
+            return flag.removeprefix(f"{KEY_FLAG}=")
+    return next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)

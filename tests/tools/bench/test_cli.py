@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capturing import capture
 from scripted_server import Exchange, ScriptedServer, stream_of
 
 from tokenreel.tools.bench.cli import VERBS, main
@@ -60,7 +61,9 @@ def test_serve_starts_an_engine_and_leaves_nothing_behind(
     monkeypatch.setattr("tempfile.tempdir", None)
     path = tmp_path / "r.json"
     load = ("--max-concurrency", "1,4", "--num-prompts", "12", "--output-len", "6")
-    bench("serve", *load, "--goodput", "ttft:60000", "--json", str(path), *STUB)
+    key = ("--api-key", "hush")
+    bench("serve", *load, "--goodput", "ttft:60000", "--json", str(path), *STUB, *key)
+    assert "hush" not in path.read_text()
     result = read(path)
     assert [run["max_concurrency"] for run in result["runs"]] == [1, 4]
     for run in result["runs"]:
@@ -99,6 +102,10 @@ def test_an_open_loop_and_a_trace_send_what_was_said(engine: str, tmp_path: Path
     assert run["num_prompt_tokens"] == sum(4 + n for n in range(9))
     assert run["num_output_tokens"] == sum(1 + n for n in range(9))
     assert run["num_other_length"] == 0
+    captured = capture(tmp_path)
+    bench("serve", *where, "--trace", str(captured), "--num-prompts", "12")
+    (run,) = read(path)["runs"]
+    assert (run["num_completed"], run["num_other_length"]) == (12, 0)
 
 
 def test_throughput_and_latency_count_every_token(engine: str, tmp_path: Path) -> None:

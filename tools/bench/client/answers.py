@@ -150,7 +150,8 @@ def _refusal(status: int, body: bytes) -> str:
 def _error_code(error: Any) -> str:
     """OpenAI's error object, or whatever stands in its place, as a short word."""
     if isinstance(error, dict):
-        error = error.get("code") or error.get("message") or error.get("type") or "unknown"
+        code, message = error.get("code"), error.get("message")
+        error = code if isinstance(code, str) else message or code or "unknown"
     return str(error or "")[:MAX_REASON_CHARS]
 
 
