@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
 from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, f32x16, splat
 
-_F32, _I1, _I16, _I32 = ir.FloatType(), ir.IntType(1), ir.IntType(16), ir.IntType(32)
+HAS_COMPRESS = bool(binding.get_host_cpu_features().get("avx512f"))
+_F32 = ir.FloatType()
+_I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 _INTEGERS = ir.VectorType(_I32, LANES)
 _MASK = ir.VectorType(_I1, LANES)
 _NUMBERS = ir.Constant(_INTEGERS, list(range(LANES)))
@@ -84,25 +86,18 @@ def mark_nan(typing, marks, a, b):
 def collect(typing, vector, limit, first_id, values, ids, count):
     """Appends the lanes that are no less than `limit` to the `count` elements of the float32 array
     `values`, and their numbers, counted from `first_id`, to the int32 array `ids`. Returns the new
-    count. Nothing is written beyond."""
+    count. One element behind the last may be written."""
 
     def generate(context, builder, signature, arguments):
         vector, limit, first_id, values_value, ids_value, count = arguments
         mask = builder.fcmp_ordered(">=", vector, splat(builder, limit))
         first = splat(builder, builder.trunc(first_id, _I32), _INTEGERS)
-        for array_type, array, lanes in (
-            (values, values_value, vector),
-            (ids, ids_value, builder.add(first, _NUMBERS)),
-        ):
-            pointer = element_pointer(context, builder, array_type, array, count)
-            name = "f32" if array_type is values else "i32"
-            call_llvm(
-                builder,
-                f"llvm.masked.compressstore.v16{name}",
-                ir.VoidType(),
-                [lanes, pointer, mask],
-            )
-        return builder.add(count, _count(builder, mask, count.type))
+        places = (
+            element_pointer(context, builder, values, values_value, count),
+            element_pointer(context, builder, ids, ids_value, count),
+        )
+        lanes = vector, builder.add(first, _NUMBERS)
+        return builder.add(count, _append(builder, mask, dict(zip(places, lanes, strict=True))))
 
     return types.intp(f32x16, types.float32, types.intp, values, ids, types.intp), generate
 
@@ -117,12 +112,29 @@ def collect_between(typing, vector, low, high, values, count):
             builder.fcmp_ordered(">=", vector, splat(builder, low)),
             builder.fcmp_ordered("<", vector, splat(builder, high)),
         )
-        pointer = element_pointer(context, builder, values, values_value, count)
-        operands = [vector, pointer, mask]
-        call_llvm(builder, "llvm.masked.compressstore.v16f32", ir.VoidType(), operands)
-        return builder.add(count, _count(builder, mask, count.type))
+        place = element_pointer(context, builder, values, values_value, count)
+        return builder.add(count, _append(builder, mask, {place: vector}))
 
     return types.intp(f32x16, types.float32, types.float32, values, types.intp), generate
+
+
+def _append(builder: Any, mask: Any, vectors: dict[Any, Any]) -> Any:
+    """Writes the lanes of each vector that `mask` has to a pointer; returns their number."""
+    if HAS_COMPRESS:
+        for pointer, vector in vectors.items():
+            name = "f32" if vector.type.element == _F32 else "i32"
+            name = f"llvm.masked.compressstore.v16{name}"
+            call_llvm(builder, name, ir.VoidType(), [vector, pointer, mask])
+        return _count(builder, mask, _I64)
+    # A lane that is not wanted is written, too, and then written over: quicker than branches.
+    bits, count = builder.zext(builder.bitcast(mask, _I16), _I64), _I64(0)
+    for lane in range(LANES):
+        for pointer, vector in vectors.items():
+            element = builder.extract_element(vector, _I32(lane))
+            builder.store(element, builder.gep(pointer, [count]))
+        bit = builder.and_(builder.lshr(bits, _I64(lane)), _I64(1))
+        count = builder.add(count, bit)
+    return count
 
 
 @intrinsic
@@ -131,7 +143,7 @@ def ordinal(typing, number):
 
     def generate(context, builder, signature, arguments):
         bits = builder.bitcast(arguments[0], _I32)
-        return builder.sext(_flip_negative(builder, bits), ir.IntType(64))
+        return builder.sext(_flip_negative(builder, bits), _I64)
 
     return types.int64(types.float32), generate
 

@@ -82,7 +82,7 @@ def first_equal(logits, start, size, peaks, peak):
 def collect_logits(logits, start, size, peaks, limit, values, ids):
     """Logits no less than `limit` and their numbers, in order; how many there are.
 
-    `values` [size + 16] is filled up with -inf to a whole vector; `ids` [size].
+    `values` [size + 16] is filled up with -inf to a whole vector; `ids` [size + 1].
     """
     count = 0
     for chunk in range(num_chunks(size)):

@@ -28,6 +28,7 @@ from tokenreel.kernels.cpu.largest_logits import (
     top_k_bound,
 )
 from tokenreel.kernels.cpu.philox import uniform
+from tokenreel.kernels.cpu.team import Meeting, barrier, next_item
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
@@ -43,7 +44,8 @@ Array = NDArray[Any]
 
 NOT_FINITE = -1
 """In place of a token where a row's largest logit is NaN or infinite."""
-_LARGEST_SCALE = 1e38
+_SMALLEST_SCALE, _LARGEST_SCALE = 1e-30, 1e38
+"""Infinity times zero is not a number."""
 _MARGIN = 1e-5
 """By which logits that min_p excludes at first glance lie below its limit: rounding is less."""
 _HALVES = 4
@@ -83,7 +85,7 @@ def make_row_scratch(vocab_size: int) -> RowScratch:
         np.empty(padded // LANES, np.float32),
         np.empty(padded + LANES, np.float32),
         np.empty(padded + LANES, np.float32),
-        np.empty(padded, np.int32),
+        np.empty(padded + LANES, np.int32),
         np.empty(padded // CHUNK, np.float64),
     )
 
@@ -92,19 +94,44 @@ def make_row_scratch(vocab_size: int) -> RowScratch:
 def sample_rows(
     logits: Array, size: int, parameters: Parameters, out: Array, scratch: RowScratch
 ) -> None:
-    """`sample_row` for each row of `logits` [n, stride]; out [n] gets the tokens."""
+    """`sample_row` for each row of `logits` [n, stride] float32; out [n] int64 gets the tokens."""
     for row in range(len(out)):
-        out[row] = sample_row(
-            logits,
-            row * logits.shape[1],
-            size,
-            parameters.temperature[row],
-            parameters.top_k[row],
-            parameters.top_p[row],
-            parameters.min_p[row],
-            uniform(parameters.seeds[row], parameters.indices[row]),
-            scratch,
-        )
+        out[row] = _sample(row, logits, size, parameters, scratch)
+
+
+@compiled
+def share_rows(
+    rank: int,
+    meeting: Meeting,
+    phase: int,
+    logits: Array,
+    size: int,
+    parameters: Parameters,
+    out: Array,
+    scratches: tuple[RowScratch, ...],
+) -> None:
+    """`sample_rows` by a team of threads, each with a scratch of its own: a row is an item."""
+    while True:
+        row = next_item(meeting, phase)
+        if row >= len(out):
+            break
+        out[row] = _sample(row, logits, size, parameters, scratches[rank])
+    barrier(meeting)
+
+
+@compiled
+def _sample(row, logits, size, parameters, scratch):
+    return sample_row(
+        logits,
+        row * logits.shape[1],
+        size,
+        parameters.temperature[row],
+        parameters.top_k[row],
+        parameters.top_p[row],
+        parameters.min_p[row],
+        uniform(parameters.seeds[row], parameters.indices[row]),
+        scratch,
+    )
 
 
 @compiled
@@ -119,7 +146,7 @@ def sample_row(logits, start, size, temperature, top_k, top_p, min_p, number, sc
         return NOT_FINITE
     if temperature == 0.0:
         return first_equal(logits, start, size, peaks, peak)
-    scale = np.float32(min(1.0 / temperature, _LARGEST_SCALE))
+    scale = np.float32(min(max(1.0 / temperature, _SMALLEST_SCALE), _LARGEST_SCALE))
     has_top_k = 0 < top_k < size
     if not has_top_k and min_p <= 0.0:
         lowest = np.float32(-np.inf)

@@ -77,7 +77,7 @@ def test_the_k_largest_are_collected_in_order(size: int, seed: int, k: int, has_
     _, peaks = peaks_of(row, size)
     bound = top_k_bound(peaks, size, k)
     values = np.full(size + 16, math.nan, np.float32)
-    ids = np.full(size, -1, np.int32)
+    ids = np.full(size + 1, -1, np.int32)
     count = collect_logits(row, START, size, peaks, bound, values, ids)
     assert k <= count
     assert ids[:count].tolist() == np.flatnonzero(logits >= bound).tolist()

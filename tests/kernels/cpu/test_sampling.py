@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tokenreel.kernels.cpu.sampling import NOT_FINITE, make_row_scratch, sample_row
+from tokenreel.kernels.cpu.sampling import (
+    NOT_FINITE,
+    Parameters,
+    make_row_scratch,
+    sample_row,
+    sample_rows,
+    share_rows,
+)
+from tokenreel.kernels.cpu.team import Team
 
 Array = NDArray[Any]
 BELOW_ONE = 1 - 2.0**-53
@@ -103,6 +111,26 @@ def test_where_a_row_lies_does_not_matter() -> None:
         assert len({token_of(logits, number, top_p=0.8, start=s) for s in (0, 1, 16, 37)}) == 1
 
 
+def test_a_team_draws_what_one_thread_does() -> None:
+    random, num_rows, size = np.random.default_rng(0), 23, 3000
+    logits = random.standard_normal((num_rows, size + 8)).astype(np.float32)
+    parameters = Parameters(
+        random.choice([0.0, 0.7], num_rows).astype(np.float32),
+        random.choice([0, 40], num_rows),
+        random.choice([1.0, 0.8], num_rows).astype(np.float32),
+        random.choice([0.0, 0.1], num_rows).astype(np.float32),
+        np.arange(num_rows, dtype=np.uint64),
+        np.full(num_rows, 7, np.uint64),
+    )
+    alone, together = np.full((2, num_rows), -7)
+    scratches = make_row_scratch(size), make_row_scratch(size)
+    sample_rows(logits, size, parameters, alone, scratches[0])
+    team = Team(2, 1)
+    team.run(share_rows, 0, logits, size, parameters, together, scratches)
+    team.close()
+    assert together.tolist() == alone.tolist()
+
+
 def test_temperature_zero_is_the_first_of_the_largest() -> None:
     logits = np.zeros(700, np.float32)
     logits[[300, 301, 650]] = 1.0
@@ -114,6 +142,15 @@ def test_a_temperature_near_zero_is_not_beyond_it(temperature: float) -> None:
     logits = np.linspace(-5, 5, 700, dtype=np.float32)
     for filters in ({}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}):
         assert token_of(logits, BELOW_ONE, temperature=temperature, **filters) == 699
+
+
+@pytest.mark.parametrize("temperature", [1e30, math.inf])
+def test_without_end_to_the_temperature_all_that_is_not_masked_is_alike(temperature: float) -> None:
+    logits = np.linspace(-5, 5, 10, dtype=np.float32)
+    logits[[0, 9]] = -math.inf
+    numbers = (np.arange(8) + 0.5) / 8
+    found = [token_of(logits, number, temperature=temperature) for number in numbers]
+    assert found == list(range(1, 9))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
