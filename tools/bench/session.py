@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tokenreel.tools.bench.client.load import Load, Measured
 from tokenreel.tools.bench.flags import random_prompts
+from tokenreel.tools.bench.processes.processor_time import busy_time_s
 from tokenreel.tools.bench.progress import telling
 from tokenreel.tools.bench.target import Target
 
@@ -20,14 +21,20 @@ ROUNDS = 4
 
 
 class LoadRun:
-    """What came of it. `is_interrupted`: by hand; the rest was not sent, or was cut short."""
+    """What came of it. `actor_times_s` is the processor time of each of the server's processes, if
+    they are ours; `others_s` that of everybody who has no part in the measurement."""
 
-    def __init__(self, measured: Measured, actor_times_s: dict[str, float]) -> None:
+    def __init__(
+        self, measured: Measured, actor_times_s: dict[str, float], busy_time_s: float
+    ) -> None:
         self.measured = measured
         self.actor_times_s = actor_times_s
+        own_s = sum(actor_times_s.values()) + measured.cpu_s
+        self.others_s = max(0.0, busy_time_s - own_s) if actor_times_s else None
 
     @property
     def is_interrupted(self) -> bool:
+        """By hand: the rest was not sent, or was cut short."""
         return self.measured.num_cut_short > 0
 
 
@@ -39,11 +46,12 @@ def closed_loop_prompts(concurrency: int) -> int:
 def run_load(load: Load, target: Target) -> LoadRun:
     """A second Ctrl-C is a KeyboardInterrupt as ever."""
     _allow_sockets()
-    before = target.processor_times_s()
+    before, busy_before_s = target.processor_times_s(), busy_time_s()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         measured = runner.run(_until_interrupted(load))
-    after = target.processor_times_s()
-    return LoadRun(measured, {role: after[role] - before.get(role, 0.0) for role in after})
+    after, busy_s = target.processor_times_s(), busy_time_s() - busy_before_s
+    spent = {role: after[role] - before.get(role, 0.0) for role in after}
+    return LoadRun(measured, spent, busy_s)
 
 
 def warm_up(target: Target, options: argparse.Namespace, num_requests: int) -> None:

@@ -53,6 +53,12 @@ def floor_of(
     )
 
 
+def cpu_share(engine: Figures, floor: Floor) -> float:
+    """See `OverheadFigures.cpu_share_of_floor`."""
+    spent_us = sum(actor.cpu_us_per_token for actor in engine.actors)
+    return floor.cpu_us / max(1e-9, spent_us + engine.generator.cpu_us_per_token)
+
+
 def model_s(concurrency: int, lengths: Lengths, times: ProductTimes) -> float:
     """CPU time of the products, per output token: a share of one step that decodes a token for
     everybody, and of the prompt, whose last position already gives the first token."""

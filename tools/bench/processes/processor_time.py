@@ -1,7 +1,9 @@
 """How much processor time processes have had, to the nanosecond: their POSIX CPU-time clocks."""
 
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 _SCHEDULED = 2
 """Of the kernel's three CPU-time clocks the one that counts what the scheduler gave, exactly;
@@ -19,6 +21,14 @@ def processor_time_s(pid: int) -> float:
 
 def processor_times_s(pids: Mapping[str, int]) -> dict[str, float]:
     return {role: processor_time_s(pid) for role, pid in pids.items()}
+
+
+def busy_time_s() -> float:
+    """Of all cores since the machine started, whoever kept them busy; what a hypervisor took away
+    is in it."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _clock_of(pid: int) -> int:

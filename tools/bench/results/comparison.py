@@ -90,6 +90,7 @@ def _of_overhead(run: OverheadFigures) -> Metrics:
     return {
         "output tok/s": run.engine.output_tokens_per_s,
         "share of the floor %": 100 * run.share_of_floor,
+        "share by CPU time %": 100 * run.cpu_share_of_floor,
         "without the model tok/s": run.stub.output_tokens_per_s,
         "TTFT p50 ms": run.engine.ttft_ms.p50,
         "TTFT p99 ms": run.engine.ttft_ms.p99,

@@ -91,6 +91,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     generator: Generator
     actors: list[ActorTime]
     """Of the engine, if the bench started it."""
+    others_cores: float | None = None
+    """How many cores others kept busy meanwhile; None where the server's own share is not known."""
 
 
 class Figures(Tally, frozen=True, kw_only=True):
@@ -113,13 +115,15 @@ class Figures(Tally, frozen=True, kw_only=True):
 def figures_of(
     measured: Measured,
     actor_times_s: Mapping[str, float],
+    others_s: float | None = None,
     *,
     max_concurrency: int | None,
     request_rate: float | None = None,
     limits_ms: Mapping[str, float],
     has_requests: bool = False,
 ) -> Figures:
-    """`actor_times_s`: processor time of each actor during the load."""
+    """`actor_times_s`: processor time of each actor during the load; `others_s`: of those who have
+    no part in it."""
     began = measured.began
     served = [outcome for outcome in measured.outcomes if outcome.failure is None]
     values = {
@@ -129,7 +133,7 @@ def figures_of(
         "e2el": [e2el_ms(outcome) for outcome in served],
     }
     return Figures(
-        **msgspec.structs.asdict(tally_of(measured, actor_times_s)),
+        **msgspec.structs.asdict(tally_of(measured, actor_times_s, others_s)),
         max_concurrency=max_concurrency,
         request_rate=request_rate,
         ttft_ms=spread_of(values["ttft"]),
@@ -142,7 +146,9 @@ def figures_of(
     )
 
 
-def tally_of(measured: Measured, actor_times_s: Mapping[str, float]) -> Tally:
+def tally_of(
+    measured: Measured, actor_times_s: Mapping[str, float], others_s: float | None = None
+) -> Tally:
     served = [outcome for outcome in measured.outcomes if outcome.failure is None]
     failures = Counter(each.failure for each in measured.outcomes if each.failure)
     num_prompt = sum(outcome.num_prompt_tokens for outcome in served)
@@ -172,6 +178,7 @@ def tally_of(measured: Measured, actor_times_s: Mapping[str, float]) -> Tally:
             ActorTime(actor, cpu_s, 1e6 * cpu_s / max(1, num_output), cpu_s / duration_s)
             for actor, cpu_s in actor_times_s.items()
         ],
+        others_cores=None if others_s is None else others_s / duration_s,
     )
 
 

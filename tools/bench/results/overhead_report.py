@@ -18,6 +18,7 @@ def overhead_lines(result: Overhead) -> list[str]:
         row("engine, output tok/s", lambda run: number(run.engine.output_tokens_per_s)),
         row("floor, output tok/s", lambda run: number(run.floor.tokens_per_s)),
         row("share of the floor", lambda run: f"{run.share_of_floor:.0%}"),
+        row("share by CPU time", lambda run: f"{run.cpu_share_of_floor:.0%}"),
         row("without the model, tok/s", lambda run: number(run.stub.output_tokens_per_s)),
         row("TTFT p50, ms", lambda run: number(run.engine.ttft_ms.p50)),
         row("TTFT p99, ms", lambda run: number(run.engine.ttft_ms.p99)),
@@ -27,7 +28,7 @@ def overhead_lines(result: Overhead) -> list[str]:
         row("model's products", lambda run: number(run.floor.model_us)),
         row("HTTP side alone", lambda run: number(run.floor.http_us)),
         row("load generator", lambda run: number(run.floor.generator_us)),
-        row("sum, one core", lambda run: number(_floor_us(run))),
+        row("sum", lambda run: number(run.floor.cpu_us)),
     ]
     rates = ", ".join(f"{rows} rows {number(r)}" for rows, r in result.product_rates.items())
     engines, stubs = [run.engine for run in runs], [run.stub for run in runs]
@@ -45,7 +46,3 @@ def overhead_lines(result: Overhead) -> list[str]:
         "without the model (engine-up --stub-worker)",
         *actor_lines(stubs, titles)[1:],
     ]
-
-
-def _floor_us(run: OverheadFigures) -> float:
-    return run.floor.model_us + run.floor.http_us + run.floor.generator_us

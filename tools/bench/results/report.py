@@ -11,6 +11,8 @@ STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 BUSY_GENERATOR = 0.5
 """Of one core: from here on the generator may be what is measured."""
 LATE_MS = 10.0
+OTHERS_CORES = 0.1
+"""From here on the machine was not idle."""
 
 
 def title_of(figures: Figures) -> str:
@@ -103,6 +105,8 @@ def note_lines(runs: Sequence[Tally], titles: Sequence[str]) -> list[str]:
             lines.append(f"  {title}: {run.num_other_length} answers of another length than asked")
         if run.num_cut_short:
             lines.append(f"  {title}: stopped, {run.num_cut_short} requests were not finished")
+        if run.others_cores is not None and run.others_cores > OTHERS_CORES:
+            lines.append(f"  {title}: others kept {run.others_cores:.1f} cores busy meanwhile")
         lines += [f"  {title}: {note}" for note in _generator_notes(run.generator)]
     return lines
 

@@ -114,6 +114,10 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     num_cores: int
     tokens_per_s: float
 
+    @property
+    def cpu_us(self) -> float:
+        return self.model_us + self.http_us + self.generator_us
+
 
 class OverheadFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of one concurrency: the engine, the pipeline without the model, and the floor."""
@@ -127,6 +131,9 @@ class OverheadFigures(msgspec.Struct, frozen=True, kw_only=True):
     floor: Floor
     share_of_floor: float
     """The engine's tokens per second over the floor's."""
+    cpu_share_of_floor: float
+    """The floor's CPU time per token over what the engine and the generator took: what the share
+    would be if no core was ever idle, or busy with something else."""
 
 
 class Overhead(Result, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from tokenreel.tools.bench.flags import (
     random_prompts,
 )
 from tokenreel.tools.bench.floor.canned_server import READY
-from tokenreel.tools.bench.floor.floor import Lengths, floor_of, layer_rows
+from tokenreel.tools.bench.floor.floor import Lengths, cpu_share, floor_of, layer_rows
 from tokenreel.tools.bench.floor.model_shape import read_shape
 from tokenreel.tools.bench.floor.product_times import Plan, ProductTimes, measure_products
 from tokenreel.tools.bench.output import check_output, finish
@@ -121,6 +121,7 @@ def _figures(
         http=http,
         floor=floor,
         share_of_floor=engine.output_tokens_per_s / floor.tokens_per_s,
+        cpu_share_of_floor=cpu_share(engine, floor),
     )
 
 
@@ -144,7 +145,8 @@ def _loads(target: Target, options: argparse.Namespace, label: str) -> list[Figu
             done = run_load(load, target)
         if done.is_interrupted:
             break
-        found = figures_of(done.measured, done.actor_times_s, max_concurrency=level, limits_ms={})
+        times_s, others_s = done.actor_times_s, done.others_s
+        found = figures_of(done.measured, times_s, others_s, max_concurrency=level, limits_ms={})
         figures.append(found)
     return figures
 

@@ -166,6 +166,7 @@ def _run_one(
     found = figures_of(
         done.measured,
         done.actor_times_s,
+        done.others_s,
         max_concurrency=concurrency,
         request_rate=None if math.isinf(rate) else rate,
         limits_ms=dict(options.goodput),

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             )
             done = run_load(load, target)
         server = target.server
-    tally = tally_of(done.measured, done.actor_times_s)
+    tally = tally_of(done.measured, done.actor_times_s, done.others_s)
     result = Throughput(
         label=options.label or server.model,
         header=header,

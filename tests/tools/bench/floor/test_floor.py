@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokenreel.tools.bench.client.load import Measured, Outcome
-from tokenreel.tools.bench.floor.floor import Lengths, floor_of, layer_rows, model_s
+from tokenreel.tools.bench.floor.floor import Lengths, cpu_share, floor_of, layer_rows, model_s
 from tokenreel.tools.bench.floor.model_shape import ModelShape, NoShape, Product, read_shape
 from tokenreel.tools.bench.floor.product_times import Plan, ProductTimes, measure_products
 from tokenreel.tools.bench.results.figures import figures_of
@@ -64,3 +64,5 @@ def test_the_floor_is_all_cores_over_the_sum_of_its_parts() -> None:
     assert (floor.http_us, floor.generator_us) == (pytest.approx(20), pytest.approx(10))
     assert floor.model_us == pytest.approx(1e6 * model_s(2, LENGTHS, times))
     assert floor.tokens_per_s == pytest.approx(2e6 / (30 + floor.model_us))
+    engine = figures_of(measured, {"worker": 0.02, "core": 0.01}, max_concurrency=2, limits_ms={})
+    assert cpu_share(engine, floor) == pytest.approx((30 + floor.model_us) / 310)

@@ -35,7 +35,7 @@ MEASURED = Measured(
 
 
 def figures(**limits_ms: float) -> Figures:
-    return figures_of(MEASURED, {"worker": 2.0}, max_concurrency=2, limits_ms=limits_ms)
+    return figures_of(MEASURED, {"worker": 2.0}, 1.0, max_concurrency=2, limits_ms=limits_ms)
 
 
 def test_rates_are_of_what_was_served_over_the_whole_load() -> None:
@@ -80,6 +80,7 @@ def test_processor_time_is_told_per_token_and_as_a_share_of_a_core() -> None:
     assert (worker.cpu_us_per_token, worker.core_share) == (pytest.approx(4e5), 0.5)
     assert found.generator.cpu_us_per_token == pytest.approx(1e5)
     assert found.generator.core_share == pytest.approx(0.125)
+    assert found.others_cores == 0.25
 
 
 def test_each_request_can_be_told() -> None:

@@ -50,6 +50,7 @@ def figures(concurrency: int, rate: float) -> Figures:
         requests_per_s=4.5,
         generator=Generator(1.2, 6.0, 0.6, Spread()),
         actors=[ActorTime("worker", 1.0, 5.0, 0.5)],
+        others_cores=0.7,
         max_concurrency=concurrency,
         request_rate=None,
         ttft_ms=SPREAD,
@@ -80,6 +81,7 @@ def overhead() -> Overhead:
         http=figures(8, 90_000),
         floor=floor,
         share_of_floor=0.65,
+        cpu_share_of_floor=0.81,
     )
     kept = serve(1.0)
     return Overhead(
@@ -133,12 +135,20 @@ def test_the_text_names_failures_and_a_generator_that_may_be_the_limit() -> None
     text = "\n".join([*head_lines(serve(1.0)), *serve_lines(serve(100.0, 2e4), tuple(METRICS))])
     assert "c=8: FAILED 1 x HTTP 429 too_many_requests" in text
     assert "c=1: the load generator took 60% of a core" in text
+    assert "c=1: others kept 0.7 cores busy meanwhile" in text
     assert "20,000" in text and "TPOT p95, ms" in text and "good (ttft:50)" in text
 
 
 def test_overhead_tells_the_share_and_what_the_floor_is_made_of() -> None:
     text = "\n".join(overhead_lines(overhead()))
-    for part in ("share of the floor", "65%", "HTTP side alone", "8 rows 40", "--stub-worker"):
+    for part in (
+        "share of the floor",
+        "65%",
+        "81%",
+        "HTTP side alone",
+        "8 rows 40",
+        "--stub-worker",
+    ):
         assert part in text
 
 
