@@ -356,6 +356,7 @@ def _recorder(
             "served_model_name": options.served_model_name,
             "device": facts.device,
             "dtype": facts.dtype,
+            "batch_invariant": facts.is_batch_invariant,
         },
         seeds={"seed": options.seed},
     )

@@ -182,6 +182,7 @@ def worker_ready(options: EngineOptions) -> WorkerReady:
         model_hash=blake2b(b"stub" + config, digest_size=16).digest(),
         device="none",
         dtype="none",
+        is_batch_invariant=True,
     )
 
 

@@ -17,6 +17,8 @@ class WorkerReady(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=65
     model_hash: bytes
     device: str
     dtype: str
+    is_batch_invariant: bool = False
+    """A request's tokens depend on nothing but itself, the model and this machine."""
 
 
 class EngineFacts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=66):

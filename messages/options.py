@@ -12,6 +12,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     dtype: str = "auto"
     quantization: str | None = None
+    batch_invariant: bool = False
+    """Refuse to start where logits could depend on who shares the batch."""
     device: str = "auto"
     load_format: str = "auto"
     chat_template: str | None = None

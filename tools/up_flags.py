@@ -121,6 +121,7 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
         port=arguments.port,
         dtype=arguments.dtype,
         quantization=arguments.quantization,
+        batch_invariant=arguments.batch_invariant,
         device=arguments.device,
         load_format=arguments.load_format,
         chat_template=None if template is None else str(template.absolute()),
@@ -180,6 +181,12 @@ def _add_model_flags(parser: UpParser) -> None:
         help="on a CPU, of a model that is not quantized yet. int8: weights in 8 bits with a scale "
         "per output channel, and what they are multiplied with too, with a scale per token; "
         "int8-weight-only: the weights alone, closer to the model and slower",
+    )
+    add(
+        "--batch-invariant",
+        action="store_true",
+        help="start only where a request's logits have the same bits whoever shares its batch and "
+        "however its prompt is cut: a CPU always computes like that, a GPU not yet",
     )
     add(
         "--device",

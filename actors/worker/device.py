@@ -59,6 +59,18 @@ def choose_quantization(option: str | None, device: torch.device) -> str | None:
     return option
 
 
+def check_batch_invariance(is_asked: bool, device: torch.device) -> bool:
+    """`--batch-invariant`: whether logits depend on nothing but their sequence. It cannot be turned
+    off: the CPU's kernels have one order of every sum, and none is faster with another."""
+    is_given = device.type == "cpu"
+    if is_asked and not is_given:
+        raise StartError(
+            f"--batch-invariant is for CPUs, and the model would run on {device.type}, where sums "
+            "are ordered by the batch; leave it out, or add --device cpu"
+        )
+    return is_given
+
+
 def set_num_threads(num_parameters: int) -> int:
     """One thread per physical core that this process may use, but a single one for a small model:
     most of its operations are over before a second thread has woken up, and the other actors can

@@ -11,6 +11,7 @@ import torch
 
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker.device import (
+    check_batch_invariance,
     choose_device,
     choose_dtype,
     choose_quantization,
@@ -61,6 +62,7 @@ def load(options: EngineOptions) -> LoadedWorker:
     num_threads = set_num_threads(size)
     dtype = choose_dtype(options.dtype, config.dtype, device, size)
     quantization = choose_quantization(options.quantization, device)
+    is_batch_invariant = check_batch_invariance(options.batch_invariant, device)
     with torch.inference_mode():
         model, name = load_model(
             options, directory, config, device, dtype, quantization, max_model_len, num_threads
@@ -74,13 +76,15 @@ def load(options: EngineOptions) -> LoadedWorker:
         model_hash=name,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
+        is_batch_invariant=is_batch_invariant,
     )
     quantized = f", {quantization}" if quantization else ""
+    invariant = ", batch-invariant" if is_batch_invariant else ""
     threads = ""
     if device.type == "cpu":
         threads = f", {num_threads} thread" + ("s" if num_threads > 1 else "")
     detail = (
-        f"{device.type} {ready.dtype}{quantized}{threads}, {_count(size)} parameters, "
+        f"{device.type} {ready.dtype}{quantized}{invariant}{threads}, {_count(size)} parameters, "
         f"{num_blocks} blocks of {options.block_size}"
     )
     return LoadedWorker(runner, ready, detail)

@@ -64,7 +64,7 @@ def test_without_flags_the_options_are_their_documented_defaults() -> None:
 def test_every_flag_reaches_its_option(tmp_path: Path) -> None:
     flags = (
         "m --served-model-name n --dtype float16 --quantization int8 --device cpu "
-        "--load-format dummy --seed 3 "
+        "--batch-invariant --load-format dummy --seed 3 "
         "--max-model-len 99 --chat-template t.jinja --stub-worker --host ::1 --port 81 "
         "--api-key k --max-body-bytes 1M --max-num-seqs 4 --max-num-batched-tokens 5 "
         "--max-num-queued-reqs 6 --scheduling-policy priority --pipeline-depth 3 "
@@ -78,6 +78,7 @@ def test_every_flag_reaches_its_option(tmp_path: Path) -> None:
         served_model_name="n",
         dtype="float16",
         quantization="int8",
+        batch_invariant=True,
         device="cpu",
         load_format="dummy",
         seed=3,

@@ -6,6 +6,7 @@ import torch
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker import device
 from tokenreel.actors.worker.device import (
+    check_batch_invariance,
     choose_device,
     choose_dtype,
     num_physical_cores,
@@ -45,6 +46,14 @@ def test_unknown_or_absent_choices_hear_what_there_is() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(StartError, match="finds no CUDA GPU"):
             choose_device("cuda")
+
+
+def test_batch_invariance_is_how_a_cpu_computes_and_refused_elsewhere() -> None:
+    assert check_batch_invariance(True, CPU)
+    assert check_batch_invariance(False, CPU)
+    assert not check_batch_invariance(False, CUDA)
+    with pytest.raises(StartError, match="--batch-invariant .* add --device cpu"):
+        check_batch_invariance(True, CUDA)
 
 
 @pytest.mark.parametrize(("num_parameters", "num_threads"), [(SMALL, 1), (LARGE, 6)])
