@@ -5,7 +5,16 @@ and keys may be normalized head by head, as Qwen3 does.
 """
 
 from tokenreel.kernels.cpu.norm import rms_norm
-from tokenreel.kernels.cpu.vector import LANES, broadcast, compiled, fma, load, store, store_apart
+from tokenreel.kernels.cpu.vector import (
+    LANES,
+    broadcast,
+    compiled,
+    fma,
+    inlined,
+    load,
+    store,
+    store_apart,
+)
 
 
 @compiled
@@ -35,32 +44,38 @@ def rotate_and_store(
     key_cache: [num_blocks, num_kv_heads, padded head_dim, padded block_size];
     value_cache: [num_blocks, num_kv_heads, padded block_size, padded head_dim].
     """
-    num_kv_heads, padded, padded_block = key_cache.shape[1:]
+    num_kv_heads, padded = key_cache.shape[1:3]
     num_rotated = shape.num_heads + num_kv_heads
+    row_stride = (num_rotated + num_kv_heads) * padded
     for token in range(first_token, end_token):
-        row = token * (num_rotated + num_kv_heads) * padded
         angle = positions[token] * (shape.head_dim // 2)
         for head in range(num_rotated):
             gain = query_gain if head < shape.num_heads else key_gain
-            place = row + head * padded
+            place = token * row_stride + head * padded
             if gain.size > 0:
                 rms_norm(qkv, place, shape.head_dim, gain, 0, eps, qkv, place)
             _rotate(qkv, place, shape.head_dim // 2, cosines, sines, angle)
-        slot = slot_mapping[token]
-        if slot < 0:
-            continue
-        block, offset = slot // shape.block_size, slot % shape.block_size
-        for head in range(num_kv_heads):
-            page = (block * num_kv_heads + head) * padded * padded_block
-            key = row + (shape.num_heads + head) * padded
-            value = key + num_kv_heads * padded
-            for i in range(0, padded, LANES):
-                key_place = page + i * padded_block + offset
-                store_apart(key_cache, key_place, padded_block, load(qkv, key + i))
-                store(value_cache, page + offset * padded + i, load(qkv, value + i))
+    # Head by head, since a page of one head stays in the first-level cache, and one of all may not.
+    for head in range(num_kv_heads):
+        for token in range(first_token, end_token):
+            if slot_mapping[token] >= 0:
+                key = token * row_stride + (shape.num_heads + head) * padded
+                value = key + num_kv_heads * padded
+                block, offset = divmod(slot_mapping[token], shape.block_size)
+                _store(qkv, key, value, key_cache, value_cache, block, head, offset)
 
 
-@compiled
+@inlined
+def _store(qkv, key, value, key_cache, value_cache, block, head, offset):
+    num_kv_heads, padded, padded_block = key_cache.shape[1:]
+    page = (block * num_kv_heads + head) * padded * padded_block
+    for i in range(0, padded, LANES):
+        key_place = page + i * padded_block + offset
+        store_apart(key_cache, key_place, padded_block, load(qkv, key + i))
+        store(value_cache, page + offset * padded + i, load(qkv, value + i))
+
+
+@inlined
 def _rotate(qkv, place, half, cosines, sines, angle):
     """Turns the pairs of one head by the angles that begin at `angle`."""
     if half % LANES != 0:
@@ -73,7 +88,7 @@ def _rotate(qkv, place, half, cosines, sines, angle):
         store(qkv, place + half + i, fma(second, cosine, first * sine))
 
 
-@compiled
+@inlined
 def _rotate_singly(qkv, place, half, cosines, sines, angle):
     for i in range(half):
         cosine, sine = cosines[angle + i], sines[angle + i]
