@@ -129,7 +129,17 @@ class SmallModel:
         return logits
 
 
-def _load_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") -> Model:
+def _load_decoder(
+    directory: Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    *,
+    is_compiled: bool | None = None,
+    quantization: str | None = None,
+    num_threads: int = 2,
+    max_model_len: int = MAX_MODEL_LEN,
+) -> Model:
+    """As the worker loads it, unless `is_compiled` says which of the two implementations."""
     place = torch.device(device)
     config = read_decoder_config(ConfigFile.read(directory))
     with (
@@ -137,9 +147,9 @@ def _load_decoder(directory: Path, dtype: str = "float32", device: str = "cpu") 
         Checkpoint(directory, DTYPE_OF_NAME[dtype], place) as checkpoint,
     ):
         checkpoint.check(tensor_shapes(config), ignores(config))
-        if place.type == "cpu":
-            return CompiledDecoder(config, checkpoint, MAX_MODEL_LEN, num_threads=2)
-        return Decoder(config, checkpoint, choose_backend(place), MAX_MODEL_LEN)
+        if place.type == "cpu" if is_compiled is None else is_compiled:
+            return CompiledDecoder(config, checkpoint, max_model_len, num_threads, quantization)
+        return Decoder(config, checkpoint, choose_backend(place), max_model_len)
 
 
 @pytest.fixture(scope="session")
@@ -210,13 +220,14 @@ class Driver:
         max_num_seqs: int = 8,
         max_num_batched_tokens: int = 256,
         block_size: int = BLOCK_SIZE,
+        max_model_len: int = MAX_MODEL_LEN,
         is_async: bool | None = None,
     ) -> None:
         """`is_async` is a GPU's way: steps are launched before the last one's tokens are known."""
         self.batch = InputBatch(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=max_model_len,
             block_size=block_size,
             num_blocks=num_blocks,
             vocab_size=decoder.config.vocab_size,
@@ -246,13 +257,14 @@ class Driver:
         self.sequences[seq_id] = sequence
         return sequence
 
-    def preempt(self, sequence: Sequence) -> None:
-        """Its blocks go to others; it comes back in another row, to be computed anew."""
-        self.free_blocks = sequence.blocks + self.free_blocks
+    def preempt(self, sequence: Sequence, num_kept: int = 0) -> None:
+        """Its blocks go to others, but for the first few, which the prefix cache keeps; it comes
+        back in another row, to be computed anew."""
+        self.free_blocks = sequence.blocks[num_kept:] + self.free_blocks
         self.remove(sequence)
         sequence.row = self.free_rows.pop(0)
-        sequence.blocks = []
-        sequence.num_computed = 0
+        sequence.blocks = sequence.blocks[:num_kept]
+        sequence.num_computed = num_kept * self.block_size
         sequence.is_added = False
 
     def remove(self, sequence: Sequence) -> None:
