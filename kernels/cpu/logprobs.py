@@ -13,7 +13,7 @@ from tokenreel.kernels.cpu.largest_logits import (
     top_k_bound,
 )
 from tokenreel.kernels.cpu.sampling import RowScratch, weigh
-from tokenreel.kernels.cpu.vector import compiled
+from tokenreel.kernels.cpu.vector import compiled, inlined
 
 Array = NDArray[Any]
 
@@ -66,7 +66,7 @@ def log_softmax_row(logits, start, size, num_top, log_sum, top_ids, top, scratch
         top[i] = scratch.values[i] - log_sum[0] - log_sum[1]
 
 
-@compiled
+@inlined
 def _keep_first(count, k, scratch):
     """The k largest of `count` values, of equals the first, are moved to the front."""
     values, ids = scratch.values, scratch.ids
@@ -83,7 +83,7 @@ def _keep_first(count, k, scratch):
             place += 1
 
 
-@compiled
+@inlined
 def _sort(values, ids, size):
     """Heapsort: the largest value first, and the lowest id of equal ones."""
     for root in range(size // 2 - 1, -1, -1):
@@ -94,7 +94,7 @@ def _sort(values, ids, size):
         _sift(values, ids, 0, end)
 
 
-@compiled
+@inlined
 def _sift(values, ids, root, size):
     """Lets the pair at `root` sink until no pair below it belongs behind it."""
     while 2 * root + 1 < size:
@@ -108,6 +108,6 @@ def _sift(values, ids, root, size):
         root = child
 
 
-@compiled
+@inlined
 def _is_behind(values, ids, a, b):
     return values[a] < values[b] or (values[a] == values[b] and ids[a] > ids[b])

@@ -34,6 +34,7 @@ from tokenreel.kernels.cpu.vector import (
     broadcast,
     compiled,
     exp,
+    inlined,
     load,
     store,
     sum_lanes,
@@ -119,7 +120,7 @@ def share_rows(
     barrier(meeting)
 
 
-@compiled
+@inlined
 def _sample(row, logits, size, parameters, scratch):
     return sample_row(
         logits,
@@ -171,7 +172,7 @@ def sample_row(logits, start, size, temperature, top_k, top_p, min_p, number, sc
     return scratch.ids[_draw(count, total, top_p, number, scratch)]
 
 
-@compiled
+@inlined
 def _min_p_limit(peak, temperature, min_p):
     """No logit below it has a weight of min_p."""
     if min_p <= 0.0:
@@ -180,7 +181,7 @@ def _min_p_limit(peak, temperature, min_p):
     return np.float32(limit - _MARGIN * abs(limit))
 
 
-@compiled
+@inlined
 def _weights(logits, peak, scale, lowest, floor):
     """exp((logits - peak) * scale), or 0 for logits below `lowest` and weights below `floor`."""
     weights = exp((logits - broadcast(peak)) * broadcast(scale))
@@ -188,7 +189,7 @@ def _weights(logits, peak, scale, lowest, floor):
     return zero_below(weights, broadcast(floor), kept)
 
 
-@compiled
+@inlined
 def weigh(logits, start, size, peak, scale, lowest, floor, scratch):
     """Puts the weights of `size` logits to scratch.values, filled up with zeros to a whole vector,
     and the sum of each chunk to scratch.sums; returns the sum of all. May work in place."""
@@ -212,7 +213,7 @@ def weigh(logits, start, size, peak, scale, lowest, floor, scratch):
     return total
 
 
-@compiled
+@inlined
 def _draw(size, total, top_p, number, scratch):
     """The index that `number` picks from the weights that `weigh` left, after top_p.
 
@@ -228,7 +229,7 @@ def _draw(size, total, top_p, number, scratch):
     return _inverse_cdf(values, size, floor, sums, number)
 
 
-@compiled
+@inlined
 def _sum_at_least(values, begin, end, floor):
     """Sum and number of the values [begin, end) that are no less than `floor`; behind `end` there
     are zeros up to a whole vector. float32 over a chunk, float64 over chunks."""
@@ -243,7 +244,7 @@ def _sum_at_least(values, begin, end, floor):
     return total, count
 
 
-@compiled
+@inlined
 def _top_p_floor(size, total, top_p, scratch):
     """The largest weight that, with all that are larger, makes up `top_p` of `total`.
 
@@ -269,7 +270,7 @@ def _top_p_floor(size, total, top_p, scratch):
     return from_ordinal(low)
 
 
-@compiled
+@inlined
 def _narrow(source, size, low, high, target):
     """Puts what is in [low, high) side by side, with zeros up to a whole vector; how many."""
     count = 0
@@ -279,7 +280,7 @@ def _narrow(source, size, low, high, target):
     return count
 
 
-@compiled
+@inlined
 def _inverse_cdf(weights, size, floor, sums, number):
     """The first index at which the sum of the weights that reach `floor` exceeds number * total;
     at the latest the last that adds something. `sums` are those of the chunks."""
