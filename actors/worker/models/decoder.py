@@ -1,4 +1,5 @@
-"""The decoder that all families share: embedding, layers of attention and MLP, logits.
+"""The decoder that all families share, in PyTorch's operations: for GPUs, and as the reference of
+`compiled_decoder` on a CPU.
 
 Activations of a step are [num_tokens, ...]: sequences lie one behind another, and only attention
 knows where one ends. Operations are few, because on a small model each costs more than its work.
@@ -12,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenreel.actors.worker.kv_cache import KVCache, bytes_per_block
+from tokenreel.actors.worker.largest import largest
 from tokenreel.actors.worker.model_config import DecoderConfig
-from tokenreel.actors.worker.models.linear import make_linear
 from tokenreel.actors.worker.models.rope import rotation_table
-from tokenreel.actors.worker.models.vocabulary_head import VocabularyHead
 from tokenreel.kernels.backend import AttentionMetadata, Backend
 
 ReadTensor = Callable[[str], Tensor]
@@ -68,8 +68,7 @@ class Decoder:
             DecoderLayer(config, number, read, backend) for number in range(config.num_layers)
         ]
         self._norm = RMSNorm(read("model.norm.weight"), config.rms_norm_eps)
-        head = self._embedding if config.tie_word_embeddings else read("lm_head.weight")
-        self._head = VocabularyHead(head)
+        self._head = self._embedding if config.tie_word_embeddings else read("lm_head.weight")
         table = rotation_table(config.rope, config.head_dim, max_model_len)
         self._rotations = table.to(self._embedding.device)
 
@@ -102,11 +101,11 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""
-        return self._head.logits(self._norm(hidden))
+        return functional.linear(self._norm(hidden), self._head).float()
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The largest logit's token and value for each row, each [num_rows]."""
-        return self._head.greedy(self._norm(hidden))
+        return largest(self.logits(hidden))
 
 
 class DecoderLayer:
@@ -158,12 +157,12 @@ class Attention:
         self._num_kv_heads = config.num_kv_heads
         self._head_dim = config.head_dim
         self._scale = config.head_dim**-0.5
-        self._qkv = make_linear(
+        self._qkv = (
             self._read_qkv(prefix, "weight", read),
             self._read_qkv(prefix, "bias", read) if config.qkv_bias else None,
         )
         output_bias = read(prefix + "o_proj.bias") if config.output_bias else None
-        self._output = make_linear(read(prefix + "o_proj.weight"), output_bias)
+        self._output = read(prefix + "o_proj.weight"), output_bias
         self._qk_norm: RMSNorm | None = None
         if config.qk_norm:
             gains = [
@@ -185,7 +184,8 @@ class Attention:
     ) -> None:
         heads, kv_heads = self._num_heads, self._num_kv_heads
         # [num_tokens, num_heads + 2 * num_kv_heads, head_dim]
-        qkv = self._qkv(normed).view(-1, heads + 2 * kv_heads, self._head_dim)
+        qkv = functional.linear(normed, *self._qkv)
+        qkv = qkv.view(-1, heads + 2 * kv_heads, self._head_dim)
         query_key = qkv[:, : heads + kv_heads]
         if self._qk_norm is not None:
             query_key = self._qk_norm(query_key)
@@ -195,7 +195,7 @@ class Attention:
         attended = self._backend.attention(
             query_key[:, :heads], keys, values, metadata, self._scale, self._sliding_window
         )
-        self._output.add_to(hidden, attended.view(hidden.shape[0], -1))
+        hidden.add_(functional.linear(attended.view(hidden.shape[0], -1), *self._output))
 
     def _read_qkv(self, prefix: str, kind: str, read: ReadTensor) -> Tensor:
         query, key, value = (read(f"{prefix}{name}_proj.{kind}") for name in ("q", "k", "v"))
@@ -209,16 +209,15 @@ class MLP:
             return torch.cat([read(f"{prefix}{name}_proj.{kind}") for name in names])
 
         has_bias = config.mlp_bias
-        self._gate_up = make_linear(
-            read_all("weight", "gate", "up"), read_all("bias", "gate", "up") if has_bias else None
+        self._gate_up = (
+            read_all("weight", "gate", "up"),
+            read_all("bias", "gate", "up") if has_bias else None,
         )
-        self._down = make_linear(
-            read_all("weight", "down"), read_all("bias", "down") if has_bias else None
-        )
+        self._down = read_all("weight", "down"), read_all("bias", "down") if has_bias else None
 
     def add_to(self, hidden: Tensor, normed: Tensor) -> None:
-        gate, up = self._gate_up(normed).chunk(2, dim=-1)
-        self._down.add_to(hidden, functional.silu(gate).mul_(up))
+        gate, up = functional.linear(normed, *self._gate_up).chunk(2, dim=-1)
+        hidden.add_(functional.linear(functional.silu(gate).mul_(up), *self._down))
 
 
 class RMSNorm:

@@ -43,14 +43,21 @@ def all_logits(decoder: Model, token_ids: list[int], chunks: list[int]) -> torch
     return torch.cat(rows)
 
 
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "torch"])
 @pytest.mark.parametrize("chunks", [[41], [1, 16, 3, 1, 20]], ids=["whole", "chunked"])
 def test_logits_agree_with_transformers(
-    variant: str, chunks: list[int], small_model: Callable[[str], Any], tokens: list[int]
+    variant: str,
+    chunks: list[int],
+    is_compiled: bool,
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[..., Model],
+    tokens: list[int],
 ) -> None:
     model = small_model(variant)
     expected = model.reference_logits(tokens)
     assert expected.std() > 0.5, "a model that says nothing proves nothing"
-    found = all_logits(model.decoder, tokens, chunks)
+    decoder = model.decoder if is_compiled else load_decoder(model.directory, is_compiled=False)
+    found = all_logits(decoder, tokens, chunks)
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -93,11 +100,37 @@ def test_a_config_of_transformers_4_is_the_same_model(
     assert torch.equal(found, all_logits(model.decoder, tokens, [41]))
 
 
-def test_bfloat16_stays_near_float32(
-    small_model: Callable[[str], Any], load_decoder: Callable[..., Model], tokens: list[int]
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.1), ("float16", 0.02)])
+def test_sixteen_bits_stay_near_float32(
+    dtype: str,
+    tolerance: float,
+    is_compiled: bool,
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[..., Model],
+    tokens: list[int],
 ) -> None:
     model = small_model("qwen3")
     expected = model.reference_logits(tokens)
-    found = all_logits(load_decoder(model.directory, "bfloat16"), tokens, [30, 11])
-    # 8 bits of mantissa over three layers; the scale is the logits' own.
-    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+    decoder = load_decoder(model.directory, dtype, is_compiled=is_compiled)
+    found = all_logits(decoder, tokens, [30, 11])
+    # 8 or 11 bits of mantissa over three layers; the scale is the logits' own.
+    assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "torch"])
+def test_greedy_is_the_first_of_the_largest_logits(
+    is_compiled: bool, small_model: Callable[[str], Any], load_decoder: Callable[..., Model]
+) -> None:
+    """Not a number if any logit is not."""
+    model = small_model("llama")
+    decoder = load_decoder(model.directory, is_compiled=is_compiled)
+    hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
+    hidden[7, 3] = torch.nan
+    with torch.inference_mode():
+        logits = decoder.logits(hidden)
+        token_ids, peaks = decoder.greedy(hidden)
+    assert peaks.isnan().tolist() == [False] * 7 + [True, False]
+    healthy = ~peaks.isnan()
+    assert torch.equal(peaks[healthy], logits[healthy].amax(1))
+    assert torch.equal(token_ids[healthy], logits[healthy].argmax(1))
