@@ -1,14 +1,18 @@
 """From hidden states to the vocabulary, compiled: logits, or just the largest of them."""
 
+import math
+
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
-from tokenreel.kernels.cpu.decoder_step import multiply, normalize
+from tokenreel.kernels.cpu.decoder_step import multiply, multiply_factors, normalize
 from tokenreel.kernels.cpu.factors import factors
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest
+from tokenreel.kernels.cpu.greedy_screen import best_of_panels, screen_row
+from tokenreel.kernels.cpu.int8_rows import row_bytes
 from tokenreel.kernels.cpu.product import PANEL, sums
 from tokenreel.kernels.cpu.team import barrier, next_item
 from tokenreel.kernels.cpu.vector import compiled
 
-PHASES = 3
+PHASES = 4
 
 
 @compiled
@@ -27,11 +31,11 @@ def greedy(
     rank,
     meeting,
     shape,
-    vocab_size,
     gain,
     head,
     hidden,
     num_rows,
+    vocab_size,
     peaks,
     token_ids,
     largest,
@@ -39,13 +43,12 @@ def greedy(
 ):
     """The first token with the largest logit of each row, and that logit, or NaN if any is NaN.
 
-    peaks: flat [panels, max rows] float32, for the largest logit of each panel. The winner's place
-    in its panel is found by computing the panel once more, for that row.
+    peaks: [max rows, panels padded to 16] float32, for the largest logit of each panel. The
+    winner's place in its panel is found by computing the panel once more, for that row.
     """
     begin_tiles(scratch.tiles)
     normalize(meeting, 0, hidden, num_rows, gain, shape, scratch)
-    max_rows = len(peaks) // len(head)
-    target = KeepLargest(vocab_size, peaks, max_rows)
+    target = KeepLargest(vocab_size, peaks.reshape(-1), peaks.shape[1])
     multiply(rank, meeting, 1, scratch.rows, shape.hidden_stride, num_rows, head, target, scratch)
     rows, stride = factors(scratch.rows, shape.hidden_stride, scratch.factors)
     place = scratch.sums[rank]
@@ -53,18 +56,67 @@ def greedy(
         row = next_item(meeting, 2)
         if row >= num_rows:
             break
-        best = peaks[row]
         panel = 0
         for other in range(1, len(head)):
-            peak = peaks[other * max_rows + row]
-            if peak > best or peak != peak:
-                best, panel = peak, other
-            if best != best:
-                break
+            peak = peaks[row, other]
+            # No comparison with NaN is true: once there, it stays.
+            if peak > peaks[row, panel] or math.isnan(peak):
+                panel = other
         sums(rows, row, 1, stride, head, panel, place)
         column = 0
-        while place[column] != best and column < PANEL - 1:
+        while place[column] != peaks[row, panel] and column < PANEL - 1:
             column += 1
-        token_ids[row], largest[row] = panel * PANEL + column, best
+        token_ids[row], largest[row] = panel * PANEL + column, peaks[row, panel]
+    end_tiles()
+    barrier(meeting)
+
+
+@compiled
+def greedy_screened(
+    rank,
+    meeting,
+    shape,
+    gain,
+    head,
+    screen,
+    screened,
+    hidden,
+    num_rows,
+    vocab_size,
+    peaks,
+    token_ids,
+    largest,
+    scratch,
+):
+    """`greedy`, for a float32 head; see `greedy_screen`. The same result to the bit."""
+    begin_tiles(scratch.tiles)
+    normalize(meeting, 0, hidden, num_rows, gain, shape, scratch)
+    rows, stride = scratch.rows, shape.hidden_stride
+    while True:
+        row = next_item(meeting, 1)
+        if row >= num_rows:
+            break
+        screen_row(rows, stride, row, screened)
+    barrier(meeting)
+    target = KeepLargest(vocab_size, peaks.reshape(-1), peaks.shape[1])
+    short, short_stride = screened.bytes, row_bytes(stride)
+    multiply_factors(
+        rank, meeting, 2, short, short_stride, num_rows, screen.weights, target, scratch
+    )
+    while True:
+        row = next_item(meeting, 3)
+        if row >= num_rows:
+            break
+        token_ids[row], largest[row] = best_of_panels(
+            row,
+            rows,
+            stride,
+            head,
+            screen,
+            screened,
+            peaks.reshape(-1),
+            vocab_size,
+            scratch.sums[rank],
+        )
     end_tiles()
     barrier(meeting)

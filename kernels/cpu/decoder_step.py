@@ -151,6 +151,12 @@ def make_factors(meeting, phase, rows, stride, num_rows, scratch):
 def multiply(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch):
     """rows x weights, handed to `target` panel by panel."""
     rows, stride = factors(rows, stride, scratch.factors)
+    multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch)
+
+
+@compiled
+def multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch):
+    """`multiply`, of rows in the format that the weights want."""
     num_panels = weights.shape[0]
     panels_per_item = max(1, DEPTH_PER_ITEM // stride)
     items_across = (num_panels + panels_per_item - 1) // panels_per_item

@@ -52,7 +52,7 @@ class SiluAndMultiply(NamedTuple):
 
 
 class KeepLargest(NamedTuple):
-    """The largest of each row's sums in a panel, or NaN: `out` is [panels, stride]."""
+    """The largest of each row's sums in a panel, or NaN: one element per panel."""
 
     num_columns: int
     """What follows them is padding."""
@@ -109,7 +109,7 @@ def _keep_largest(target, sums, row, num_rows, panel):
     for i in range(num_rows):
         low = first_lanes(load(sums, i * PANEL), left, least)
         high = first_lanes(load(sums, i * PANEL + LANES), left - LANES, least)
-        target.out[panel * target.stride + row + i] = largest_or_nan(low, high)
+        target.out[(row + i) * target.stride + panel] = largest_or_nan(low, high)
 
 
 _FINISHES = {

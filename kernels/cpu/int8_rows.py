@@ -47,7 +47,8 @@ def scale_place(depth):
 
 @compiled
 def quantize_row(source, offset, depth, rows, row):
-    """source: `depth` float32 elements from `offset`, padded with zeros to a multiple of 16.
+    """-> the scale. source: `depth` float32 elements from `offset`, padded with zeros to a
+    multiple of 16.
 
     rows: flat uint8, of which number `row` is written. If an element is NaN or infinite the scale
     is, and so are all products. What pads the depth to whole steps is left as it is: the weights
@@ -64,7 +65,9 @@ def quantize_row(source, offset, depth, rows, row):
     middle = broadcast(np.float32(OFFSET))
     for i in range(0, depth, LANES):
         store(rows, begin + i, load(source, offset + i) * steps + middle)
-    write_float(rows, begin + scale_place(depth), most / np.float32(MAX_STEPS))
+    scale = most / np.float32(MAX_STEPS)
+    write_float(rows, begin + scale_place(depth), scale)
+    return scale
 
 
 @intrinsic

@@ -326,7 +326,9 @@ def _scale_by_power_of_two(typing, vector, exponents):
 
 
 @intrinsic
-def _nearest_whole(typing, vector):
+def nearest_whole(typing, vector):
+    """Lane by lane, ties to even."""
+
     def generate(context, builder, signature, arguments):
         return call_llvm(builder, "llvm.roundeven.v16f32", _VECTOR, list(arguments))
 
@@ -341,7 +343,7 @@ def exp(x):
     """
     lowest = broadcast(-87.0)
     clamped = maximum(lowest, x)  # What is not a number stays so.
-    whole = _nearest_whole(clamped * broadcast(1.4426950408889634))
+    whole = nearest_whole(clamped * broadcast(1.4426950408889634))
     rest = fma(whole, broadcast(-0.693145751953125), clamped)
     rest = fma(whole, broadcast(-1.428606765330187e-06), rest)
     power = broadcast(1.0 / 5040.0)

@@ -25,12 +25,17 @@ from tokenreel.kernels.cpu.decoder_step import (
     Shape,
     Weights,
 )
+from tokenreel.kernels.cpu.greedy_screen import make_screen, new_screened_rows
 from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, padded
 from tokenreel.kernels.cpu.product_format import choose_format
 from tokenreel.kernels.cpu.team import Team
 from tokenreel.kernels.cpu.vector import LANES
 
 Pack = Callable[[Tensor], Array]
+
+
+MIN_SCREENED = 1 << 18
+"""Elements of a float32 vocabulary; a smaller one stays in the second-level cache."""
 
 
 class CompiledDecoder:
@@ -51,7 +56,11 @@ class CompiledDecoder:
         self._dtype = embedding.dtype
         self._format = choose_format(self._dtype, quantization)
         tied = config.tie_word_embeddings
-        self._head = self._format.pack(embedding if tied else read("lm_head.weight"))
+        head = embedding if tied else read("lm_head.weight")
+        self._head = self._format.pack(head)
+        is_screened = self._head.dtype == np.float32 and head.numel() >= MIN_SCREENED
+        self._screen = make_screen(head) if is_screened else None
+        del head
         self._embedding = as_numpy(_pad(embedding, PANEL)).reshape(-1)
         del embedding
         self._weights = _read_layers(config, read, self._format.pack)
@@ -142,14 +151,16 @@ class CompiledDecoder:
         num_rows = len(hidden)
         token_ids, largest = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
         self._reserve(num_rows)
+        is_screened = self._screen is not None
         self._team.run(
-            decoder_head.greedy,
+            decoder_head.greedy_screened if is_screened else decoder_head.greedy,
             self._shape,
-            self.config.vocab_size,
             self._norm,
             self._head,
+            *((self._screen, self._screened) if is_screened else ()),
             hidden.reshape(-1).numpy(),
             num_rows,
+            self.config.vocab_size,
             self._peaks,
             token_ids,
             largest,
@@ -178,7 +189,10 @@ class CompiledDecoder:
             ),
             tiles=TILE_CONFIGURATION,
         )
-        self._peaks = np.zeros(len(self._head) * num_rows, np.float32)
+        # Behind the last panel nothing is the largest.
+        self._peaks = np.full((num_rows, padded(len(self._head), LANES)), -np.inf, np.float32)
+        if self._screen is not None:
+            self._screened = new_screened_rows(num_rows, shape.hidden_stride)
 
 
 def _shape(config: DecoderConfig) -> Shape:

@@ -1,0 +1,195 @@
+"""The screened argmax is the argmax of all logits, whatever the weights and the rows."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
+from tokenreel.kernels.cpu.finish import Keep, KeepLargest, finish
+from tokenreel.kernels.cpu.greedy_screen import (
+    best_of_panels,
+    make_screen,
+    new_screened_rows,
+    screen_row,
+)
+from tokenreel.kernels.cpu.int8_rows import row_bytes
+from tokenreel.kernels.cpu.product import PANEL, ROWS, pack, padded, sums
+from tokenreel.kernels.cpu.vector import compiled
+
+Array = NDArray[Any]
+NOT_FINITE = -1
+
+
+def draw(*shape: int, seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@compiled
+def multiply(rows, stride, num_rows, weights, target, place):  # type: ignore[no-untyped-def]
+    for panel in range(len(weights)):
+        for row in range(0, num_rows, ROWS):
+            count = min(ROWS, num_rows - row)
+            sums(rows, row, count, stride, weights, panel, place)
+            finish(target, place, row, count, panel)
+
+
+@compiled
+def screen_all(  # type: ignore[no-untyped-def]
+    rows, depth, num_rows, head, screen, screened, peaks, vocab_size, place, tiles, token_ids, best
+):
+    begin_tiles(tiles)
+    for row in range(num_rows):
+        screen_row(rows, depth, row, screened)
+    target = KeepLargest(vocab_size, peaks, len(screen.norms))
+    multiply(screened.bytes, row_bytes(depth), num_rows, screen.weights, target, place)
+    for row in range(num_rows):
+        token_ids[row], best[row] = best_of_panels(
+            row, rows, depth, head, screen, screened, peaks, vocab_size, place
+        )
+    end_tiles()
+
+
+class Head:
+    """A vocabulary [vocab_size, depth]."""
+
+    def __init__(self, weights: Array) -> None:
+        self.vocab_size, depth = weights.shape
+        self._depth = padded(depth)
+        self._packed = pack(torch.from_numpy(weights), for_amx=False)
+        self._screen = make_screen(torch.from_numpy(weights))
+        self._place = np.empty(ROWS * PANEL, np.float32)
+
+    def screened(self, hidden: Array) -> tuple[Array, Array]:
+        """The tokens, NOT_FINITE where the largest logit is not, and the largest logits."""
+        num_rows = len(hidden)
+        token_ids, best = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
+        space = padded(num_rows, ROWS)
+        peaks = np.full(space * len(self._screen.norms), -np.inf, np.float32)
+        screen_all(
+            self._rows(hidden),
+            self._depth,
+            num_rows,
+            self._packed,
+            self._screen,
+            new_screened_rows(space, self._depth),
+            peaks,
+            self.vocab_size,
+            self._place,
+            TILE_CONFIGURATION,
+            token_ids,
+            best,
+        )
+        return np.where(np.isfinite(best), token_ids, NOT_FINITE), best
+
+    def logits(self, hidden: Array) -> Array:
+        stride = len(self._packed) * PANEL
+        out = np.empty(len(hidden) * stride, np.float32)
+        target = Keep(np.empty(0, np.float32), out, stride)
+        multiply(self._rows(hidden), self._depth, len(hidden), self._packed, target, self._place)
+        return out.reshape(-1, stride)[:, : self.vocab_size]
+
+    def _rows(self, hidden: Array) -> Array:
+        rows = np.zeros((padded(len(hidden), ROWS), self._depth), np.float32)
+        rows[: len(hidden), : hidden.shape[1]] = hidden
+        return rows.reshape(-1)
+
+
+def assert_exact(hidden: Array, weights: Array) -> None:
+    """The first largest of all logits, and its value to the bit."""
+    head = Head(weights)
+    token_ids, best = head.screened(hidden)
+    logits = head.logits(hidden)
+    is_finite = np.isfinite(logits.max(1))  # NaN if any is
+    expected = np.where(is_finite, logits.argmax(1), NOT_FINITE)
+    assert token_ids.tolist() == expected.tolist()
+    assert best[is_finite].tolist() == logits.max(1)[is_finite].tolist()
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 63, 64, 65, 2047, 2048, 2049, 5000])
+@pytest.mark.parametrize("depth", [16, 48, 128, 576])
+def test_it_finds_the_argmax(vocab_size: int, depth: int) -> None:
+    weights = 0.02 * draw(vocab_size, depth, seed=vocab_size)
+    for num_rows in (1, 3, 4, 5, 40):
+        assert_exact(draw(num_rows, depth, seed=num_rows), weights)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 10_000),
+    num_rows=st.integers(1, 6),
+    spread=st.sampled_from([0.0, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2]),
+    outlier=st.sampled_from([0.0, 1.0, 100.0]),
+    scale=st.sampled_from([1.0, 1e-6, 1e6]),
+    copies=st.integers(0, 5),
+)
+def test_close_rivals_and_outliers_do_not_mislead_it(
+    seed: int, num_rows: int, spread: float, outlier: float, scale: float, copies: int
+) -> None:
+    """Rows of the weights differ by `spread` only, so that every logit is close to every other, and
+    some are the same."""
+    weights = draw(1, 32, seed=seed) + np.float32(spread) * draw(300, 32, seed=seed + 1)
+    weights[seed % 300] *= np.float32(1.0000003)
+    weights[np.random.default_rng(seed).integers(0, 300, copies)] = weights[seed % 300]
+    hidden = draw(num_rows, 32, seed=seed + 2)
+    hidden[0, 0] += outlier
+    assert_exact(hidden * np.float32(scale), weights)
+
+
+@settings(derandomize=True, deadline=None, max_examples=80)
+@given(
+    seed=st.integers(0, 10_000),
+    hidden_power=st.integers(-40, 30),
+    weight_powers=st.lists(st.integers(-44, 36), min_size=1, max_size=5),
+)
+def test_magnitudes_beyond_what_the_bounds_hold_for(
+    seed: int, hidden_power: int, weight_powers: list[int]
+) -> None:
+    """Denormals, and sums that overflow: then all logits are looked at."""
+    weights = draw(130, 16, seed=seed)
+    for i, power in enumerate(weight_powers):
+        weights[i * 20] *= np.float32(10.0**power)
+    assert_exact(draw(2, 16, seed=seed + 1) * np.float32(10.0**hidden_power), weights)
+
+
+def test_the_first_of_equals_wins_across_panels() -> None:
+    weights = np.zeros((4200, 16), np.float32)
+    weights[[70, 71, 4199]] = 1.0
+    ones = np.ones((2, 16), np.float32)
+    assert Head(weights).screened(ones)[0].tolist() == [70, 70]
+    assert Head(weights).screened(-ones)[0].tolist() == [0, 0]
+    assert Head(weights).screened(0 * ones)[0].tolist() == [0, 0]
+
+
+def test_a_vocabulary_of_negative_logits_is_not_beaten_by_the_padding() -> None:
+    weights = -1 - np.abs(draw(70, 16, seed=0))
+    assert_exact(np.ones((1, 16), np.float32), weights)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_rows_that_are_not_finite_say_so_and_harm_nobody(bad: float) -> None:
+    hidden, weights = draw(5, 32, seed=0), draw(3000, 32, seed=1)
+    expected = Head(weights).screened(hidden)[0].tolist()
+    hidden[2, 31] = bad
+    assert Head(weights).screened(hidden)[0].tolist() == [*expected[:2], NOT_FINITE, *expected[3:]]
+
+
+def test_a_token_without_numbers_spoils_every_row() -> None:
+    hidden, weights = draw(2, 32, seed=0), draw(3000, 32, seed=1)
+    weights[2500, 3] = math.nan
+    assert Head(weights).screened(hidden)[0].tolist() == [NOT_FINITE] * 2
+    weights[2500] = -math.inf
+    assert_exact(np.abs(hidden), weights)  # a token that is never the best
+
+
+def test_a_row_is_the_same_alone_and_in_company() -> None:
+    hidden, head = draw(40, 64, seed=0), Head(draw(9000, 64, seed=1))
+    token_ids, best = head.screened(hidden)
+    for row in range(0, 40, 7):
+        alone = head.screened(hidden[row : row + 1])
+        assert (alone[0][0], alone[1][0]) == (token_ids[row], best[row])
