@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +116,7 @@ def attend(
     attended_dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
     """Each part's attended rows [num_tokens, num_heads, head_dim], from one step with all parts,
-    its items computed in a random order."""
+    its items computed in a random order, by `num_threads` at once."""
     order = random.Random(seed)
     keys, values, tables = fill_pages(shape, parts, dtype, order)
     width = padded(shape.head_dim)
@@ -133,16 +134,20 @@ def attend(
     plan = new_attention_plan(shape, num_tokens, len(parts), max((*context_lens, 1)), num_threads)
     plan.partials.fill(NAN)
     plan_attention(shape, starts, context_lens, len(parts), num_threads, plan)
-    scratch = np.full(attention_scratch_size(shape.head_dim), NAN, np.float32)
     caches: tuple[Any, Any] = as_numpy(keys), as_numpy(values)
     out: Any = as_numpy(attended)
-    items = list(range(plan.counts[0]))
-    order.shuffle(items)
-    for item in items:
+
+    def compute(item: int) -> None:
+        scratch = np.full(attention_scratch_size(shape.head_dim), NAN, np.float32)
         attention_item(
             item, shape, plan, starts, context_lens, tables, qkv.numpy(), *caches, out, stride,
             scratch,
         )  # fmt: skip
+
+    items = list(range(plan.counts[0]))
+    order.shuffle(items)
+    with ThreadPoolExecutor(num_threads) as threads:
+        list(threads.map(compute, items))
     for merge in range(plan.counts[1]):
         attention_merge(merge, shape, plan, starts, out, stride)
     assert attended[:, stride - 16 :].isnan().all()
