@@ -44,7 +44,7 @@ DEPTH = 3
 FLAGS = (
     *("--num-gpu-blocks-override", "40", "--block-size", "8", "--max-num-seqs", "10"),
     *("--max-num-batched-tokens", "48", "--scheduling-policy", "priority"),
-    *("--pipeline-depth", str(DEPTH), "--dtype", "float32"),
+    *("--pipeline-depth", str(DEPTH), "--device", "cpu", "--batch-invariant"),
 )
 QUESTIONS = [
     "Tell me a story.", "What is 17 + 25?", "Count from 1 to 20.", "What is the capital of France?",
@@ -125,8 +125,7 @@ def body_of(seed: int) -> dict[str, Any]:
 async def ask(client: openai.AsyncOpenAI, seed: int) -> list[str]:
     """The text of every choice; every other request is streamed."""
     body = body_of(seed)
-    # Rounding depends on the batch: among thousands of hardly possible tokens it would show.
-    extra = {"ignore_eos": True, "priority": seed % 3, "top_k": 8}
+    extra = {"ignore_eos": True, "priority": seed % 3}
     if seed % 2:
         answer = await client.chat.completions.create(**body, extra_body=extra)
         assert all(choice.finish_reason == "length" for choice in answer.choices)
@@ -186,7 +185,8 @@ def test_whoever_stays_is_served_and_the_engine_leaves_as_it_should(storm: Storm
 
 
 def test_pressure_changes_no_text(storm: Storm) -> None:
-    """What everybody got in the storm is what he would have got alone."""
+    """What everybody got in the storm is what he would have got alone: logits have the same bits in
+    any batch, so this holds for texts drawn from all of the vocabulary too."""
     for seed, texts in storm.texts.items():
         assert texts == storm.alone[seed if seed in storm.alone else seed % len(QUESTIONS)], seed
 
