@@ -172,8 +172,7 @@ def _add_model_flags(parser: UpParser) -> None:
         "--dtype",
         choices=("auto", "float32", "float16", "bfloat16"),
         default="auto",
-        help="of weights and KV cache; auto: the model's own, but on a CPU float32 for small "
-        "models and wherever the CPU would have to emulate 16 bits",
+        help="of weights and KV cache; auto: the model's own",
     )
     add(
         "--quantization",

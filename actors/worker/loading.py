@@ -44,6 +44,12 @@ from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.sampling import SamplingParams
 from tokenreel.messages.steps import AddedSequence, ScheduledSequence, StepScheduled
 
+EVERY_WAY_TO_SAMPLE = (
+    SamplingParams(top_k=50, top_p=0.9, min_p=0.01),
+    SamplingParams(temperature=0),
+    SamplingParams(num_logprobs=1),
+)
+
 
 @dataclass(frozen=True)
 class LoadedWorker:
@@ -60,7 +66,7 @@ def load(options: EngineOptions) -> LoadedWorker:
     device = choose_device(options.device)
     size = num_parameters(config)
     num_threads = set_num_threads(size)
-    dtype = choose_dtype(options.dtype, config.dtype, device, size)
+    dtype = choose_dtype(options.dtype, config.dtype)
     quantization = choose_quantization(options.quantization, device)
     is_batch_invariant = check_batch_invariance(options.batch_invariant, device)
     with torch.inference_mode():
@@ -152,9 +158,10 @@ def make_runner(
         free_bytes=free_bytes(model.device),
     )
     runner = _new_runner(options, model, max_model_len, num_blocks)
-    # The first step pays for what libraries set up when they are first used.
+    # First steps pay for what is compiled, or set up by libraries, when it is first used.
     length = min(block_size, max_model_len, options.max_num_batched_tokens)
-    _run_alone(runner, _prompts(1, length, block_size))
+    for sampling in EVERY_WAY_TO_SAMPLE:
+        _run_alone(runner, _prompts(1, length, block_size, sampling))
     return runner, num_blocks
 
 
@@ -183,7 +190,7 @@ def _measure_largest_step(options: EngineOptions, model: Model, max_model_len: i
     """The most memory that PyTorch holds while it carries out the largest step there can be."""
     num_seqs = min(options.max_num_seqs, options.max_num_batched_tokens)
     length = min(options.max_num_batched_tokens // num_seqs, max_model_len)
-    step = _prompts(num_seqs, length, options.block_size)
+    step = _prompts(num_seqs, length, options.block_size, EVERY_WAY_TO_SAMPLE[0])
     num_blocks = num_seqs * -(-length // options.block_size)
     runner = _new_runner(options, model, max_model_len, num_blocks)
     cache_bytes = num_blocks * model.block_bytes(options.block_size)
@@ -199,9 +206,10 @@ def _run_alone(runner: ModelRunner, step: StepScheduled) -> None:
     runner.launch(StepScheduled(step.step_id, [], rows, []))
 
 
-def _prompts(num_seqs: int, length: int, block_size: int) -> StepScheduled:
-    """A step in which sequences begin, each with a whole prompt; every filter is used."""
-    sampling = SamplingParams(top_k=50, top_p=0.9, min_p=0.01)
+def _prompts(
+    num_seqs: int, length: int, block_size: int, sampling: SamplingParams
+) -> StepScheduled:
+    """A step in which sequences begin, each with a whole prompt."""
     added, scheduled = [], []
     num_blocks = -(-length // block_size)
     for row in range(num_seqs):
