@@ -152,7 +152,7 @@ def add_request_flags(add: Callable[..., Any]) -> None:
     )
 
 
-def add_output_flags(parser: argparse.ArgumentParser, *, has_plot: bool = True) -> None:
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--json", "--output-json", type=values.path, metavar="FILE", help="write the result")
     add(
@@ -163,8 +163,7 @@ def add_output_flags(parser: argparse.ArgumentParser, *, has_plot: bool = True) 
     add("--result-dir", type=values.path, metavar="DIR", help="where --save-result writes")
     add("--result-filename", type=values.path, metavar="NAME", help="instead of that name")
     add("--label", metavar="TEXT", help="what compare calls it (default: the model's name)")
-    if has_plot:
-        add("--plot", type=values.path, metavar="FILE", help="draw it: .png, .svg or .pdf")
+    add("--plot", type=values.path, metavar="FILE", help="draw it: .png, .svg or .pdf")
     add("--disable-tqdm", action="store_true", help="no progress bar")
 
 

@@ -15,7 +15,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 def check_output(options: argparse.Namespace) -> None:
     """Before minutes are spent: whether the result could be written. Raises UsageError."""
-    plot = getattr(options, "plot", None)
+    plot = options.plot
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
     for path in (options.json, plot, options.save_result and _named(options, "", "")):
@@ -35,7 +35,7 @@ def finish(
     for path in paths:
         write_result(path, result)
         print(f"written: {path}")
-    if getattr(options, "plot", None) is not None:
+    if options.plot is not None:
         from tokenreel.tools.bench.results.plot import draw
 
         draw(result, options.plot)

@@ -19,7 +19,9 @@ def settings_of(options: argparse.Namespace) -> dict[str, str | int | float | bo
 def _plain(value: Any) -> str | int | float | bool | None:
     """JSON has no infinity, and one kind of value is easier to read than five."""
     if isinstance(value, list | tuple):
-        return ",".join(str(_plain(each)) for each in value)
+        if len(value) > 1:
+            return ",".join(str(_plain(each)) for each in value)
+        value = value[0] if value else None
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float) and value == value and abs(value) != float("inf"):

@@ -112,11 +112,13 @@ def test_throughput_and_latency_count_every_token(engine: str, tmp_path: Path) -
     path = tmp_path / "r.json"
     where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
     lengths = ("--input-len", "9", "--output-len", "5")
-    bench("throughput", *where, *lengths, "--num-prompts", "30")
+    plot = tmp_path / "r.png"
+    bench("throughput", *where, *lengths, "--num-prompts", "30", "--plot", str(plot))
     (run,) = read(path)["runs"]
     assert (run["num_prompt_tokens"], run["num_output_tokens"]) == (270, 150)
+    assert plot.read_bytes().startswith(b"\x89PNG")
     iterations = ("--batch-size", "3", "--num-iters", "4", "--num-iters-warmup", "1")
-    bench("latency", *where, *lengths, *iterations)
+    bench("latency", *where, *lengths, *iterations, "--plot", str(plot))
     (run,) = read(path)["runs"]
     assert (run["latency_ms"]["count"], run["failures"]) == (4, {})
     rate = 3 * 5 * 1000 / run["latency_ms"]["mean"]
@@ -126,7 +128,8 @@ def test_throughput_and_latency_count_every_token(engine: str, tmp_path: Path) -
 def test_startup_tells_ready_and_first_token(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     repeats = ("--num-iters-cold", "1", "--num-iters-warm", "1", "--num-iters-warmup", "0")
-    bench("startup", *repeats, "--json", str(path), *STUB)
+    bench("startup", *repeats, "--json", str(path), "--plot", str(tmp_path / "r.svg"), *STUB)
+    assert "<svg" in (tmp_path / "r.svg").read_text()
     result = read(path)
     assert [start["is_cold"] for start in result["starts"]] == [True, False]
     for start in result["starts"]:

@@ -140,7 +140,7 @@ def figures_of(
         tpot_ms=spread_of(values["tpot"]),
         itl_ms=spread_of(values["itl"]),
         e2el_ms=spread_of(values["e2el"]),
-        samples_ms={name: _samples(found) for name, found in values.items()},
+        samples_ms={name: samples_of(found) for name, found in values.items()},
         goodput=_goodput(measured, served, limits_ms) if limits_ms else None,
         requests=[_times(each, began) for each in measured.outcomes] if has_requests else None,
     )
@@ -215,20 +215,21 @@ def spread_of(values: Sequence[float]) -> Spread:
     return Spread(len(values), mean, std, p50, p90, p95, p99, most)
 
 
-def _few(failures: Counter[str]) -> dict[str, int]:
-    """The most frequent ones; a server may word each refusal anew."""
-    told = dict(failures.most_common(MAX_REASONS))
-    rest = failures.total() - sum(told.values())
-    return told | ({"other reasons": rest} if rest else {})
-
-
-def _samples(values: Sequence[float]) -> list[float]:
+def samples_of(values: Sequence[float]) -> list[float]:
+    """Quantiles in equal steps, lowest first; all values, sorted, if they are few."""
     import numpy as np
 
     if not values:
         return []
     quantiles = np.linspace(0, 1, min(len(values), MAX_SAMPLES))
     return [round(value, 4) for value in np.quantile(values, quantiles).tolist()]
+
+
+def _few(failures: Counter[str]) -> dict[str, int]:
+    """The most frequent ones; a server may word each refusal anew."""
+    told = dict(failures.most_common(MAX_REASONS))
+    rest = failures.total() - sum(told.values())
+    return told | ({"other reasons": rest} if rest else {})
 
 
 def _goodput(

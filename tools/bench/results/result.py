@@ -60,8 +60,13 @@ class Serve(Result, frozen=True, kw_only=True):
     runs: list[Figures]
 
 
+class ThroughputFigures(Tally, frozen=True, kw_only=True):
+    ended_s: list[float]
+    """When requests had their answers, in seconds since the start: quantiles in equal steps."""
+
+
 class Throughput(Result, frozen=True, kw_only=True):
-    runs: list[Tally]
+    runs: list[ThroughputFigures]
 
 
 class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +77,8 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int
     """Of one sequence, both."""
     latency_ms: Spread
+    samples_ms: list[float]
+    """Of the same: quantiles in equal steps, lowest first."""
     output_tokens_per_s: float
     """Of the mean."""
     failures: dict[str, int]

@@ -13,7 +13,7 @@ from tokenreel.tools.bench.flags import (
 )
 from tokenreel.tools.bench.output import check_output, finish
 from tokenreel.tools.bench.progress import Progress
-from tokenreel.tools.bench.results.figures import e2el_ms, spread_of
+from tokenreel.tools.bench.results.figures import e2el_ms, samples_of, spread_of
 from tokenreel.tools.bench.results.report import latency_lines
 from tokenreel.tools.bench.results.result import Latency, LatencyFigures, header_of
 from tokenreel.tools.bench.session import run_load
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batches that are measured (default: 30)",
     )
     add_request_flags(add)
-    add_output_flags(parser, has_plot=False)
+    add_output_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,13 +94,15 @@ def run(options: argparse.Namespace) -> int:
 
 def figures_of_batches(outcomes: list[Outcome], options: argparse.Namespace) -> LatencyFigures:
     served = [outcome for outcome in outcomes if outcome.failure is None]
-    latency_ms = spread_of([e2el_ms(outcome) for outcome in served])
+    latencies_ms = [e2el_ms(outcome) for outcome in served]
+    latency_ms = spread_of(latencies_ms)
     num_tokens = sum(outcome.num_output_tokens for outcome in served) / max(1, len(served))
     return LatencyFigures(
         batch_size=options.batch_size,
         num_input_tokens=options.input_len,
         num_output_tokens=options.output_len,
         latency_ms=latency_ms,
+        samples_ms=samples_of(latencies_ms),
         output_tokens_per_s=1e3 * num_tokens / latency_ms.mean if latency_ms.mean else 0.0,
         failures=dict(Counter(outcome.failure for outcome in outcomes if outcome.failure)),
     )

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("first request").add_argument
     add_length_flags(add, 32, 1)
     add_request_flags(add)
-    add_output_flags(parser, has_plot=False)
+    add_output_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from msgspec.structs import asdict
+
 from tokenreel.tools.bench.client.load import Load
 from tokenreel.tools.bench.flags import (
     add_output_flags,
@@ -11,9 +13,9 @@ from tokenreel.tools.bench.flags import (
 )
 from tokenreel.tools.bench.output import check_output, finish
 from tokenreel.tools.bench.progress import Progress
-from tokenreel.tools.bench.results.figures import tally_of
+from tokenreel.tools.bench.results.figures import samples_of, tally_of
 from tokenreel.tools.bench.results.report import throughput_lines
-from tokenreel.tools.bench.results.result import Throughput, header_of
+from tokenreel.tools.bench.results.result import Throughput, ThroughputFigures, header_of
 from tokenreel.tools.bench.session import run_load, warm_up
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import open_target
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_flags(parser)
     add_workload_flags(parser, input_len=128, output_len=64)
-    add_output_flags(parser, has_plot=False)
+    add_output_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,13 +56,18 @@ def run(options: argparse.Namespace) -> int:
             )
             done = run_load(load, target)
         server = target.server
+    outcomes = done.measured.outcomes
     tally = tally_of(done.measured, done.actor_times_s, done.others_s)
+    figures = ThroughputFigures(
+        **asdict(tally),
+        ended_s=samples_of([each.ended_s for each in outcomes if each.failure is None]),
+    )
     result = Throughput(
         label=options.label or server.model,
         header=header,
         server=server,
         settings=settings_of(options),
         is_interrupted=done.is_interrupted,
-        runs=[tally],
+        runs=[figures],
     )
     return finish(options, result, throughput_lines(result), tally.num_failed > 0)

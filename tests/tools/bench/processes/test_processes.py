@@ -18,8 +18,8 @@ from tokenreel.tools.bench.processes.processor_time import (
 PATIENCE_S = 30.0
 TALK_AND_WAIT = """
 import signal, sys, time
-print("hello", flush=True)
 try:
+    print("hello", flush=True)
     signal.pause()
 except KeyboardInterrupt:
     print("leaving", flush=True)
