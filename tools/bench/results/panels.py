@@ -25,6 +25,7 @@ COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 """Paul Tol's bright scheme: told apart by the colour-blind, too."""
 LAST_COLOR = "#bbbbbb"
 INK = "#444444"
+LEGEND_ROOM = 1.3
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 
 
@@ -173,6 +174,7 @@ def _draw_startup(axes: Sequence["Axes"], result: Startup) -> None:
     ready = [run.ready_s.mean for run in result.runs]
     rest = [run.first_token_s.mean - run.ready_s.mean for run in result.runs]
     _stack(axes[0], places, {"ready": ready, "first token": rest})
+    axes[0].set_ylim(0, LEGEND_ROOM * max(run.first_token_s.max for run in result.runs))
     axes[0].set_xticks(places, labels)
     axes[0].set_title("seconds from the command, mean")
     for place, run in enumerate(result.runs):
