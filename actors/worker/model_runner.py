@@ -142,11 +142,13 @@ class ModelRunner:
             return accept(*self._model.greedy(hidden))
         size = self._part_size
         if len(batch) <= size:
-            return sample(self._model.logits(hidden), batch)
+            return sample(self._model.logits(hidden), batch, self._model.team)
         token_ids: list[Tensor] = []
         logprobs: list[RowLogprobs] = []
         for start, rows in zip(range(0, len(batch), size), hidden.split(size), strict=True):
-            part = sample(self._model.logits(rows), batch.part(start, start + size))
+            part = sample(
+                self._model.logits(rows), batch.part(start, start + size), self._model.team
+            )
             token_ids.append(part.token_ids)
             for entry in part.logprobs:
                 logprobs.append(replace(entry, rows=[start + row for row in entry.rows]))

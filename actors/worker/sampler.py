@@ -12,19 +12,18 @@ from tokenreel.actors.worker.logit_adjustments import adjust
 from tokenreel.actors.worker.sampled import Sampled
 from tokenreel.actors.worker.sampling_table import SamplingBatch
 from tokenreel.actors.worker.torch_sampling import TorchSampling
+from tokenreel.kernels.cpu.team import Team
 
 
-def sample(logits: Tensor, batch: SamplingBatch) -> Sampled:
-    """One token for each row. `logits` [n, vocab_size] float32, contiguous, may be changed."""
-    is_cpu = logits.device.type == "cpu"
-    return sample_with(CompiledSampling if is_cpu else TorchSampling, logits, batch)
+def sample(logits: Tensor, batch: SamplingBatch, team: Team | None) -> Sampled:
+    """One token for each row. `logits` [n, vocab_size] float32, contiguous, may be changed.
 
-
-def sample_with(
-    kind: type[CompiledSampling | TorchSampling], logits: Tensor, batch: SamplingBatch
-) -> Sampled:
-    """`sample`, by one of the two implementations."""
-    sampling = kind(logits, batch)
+    With a team its threads share the rows by compiled kernels, on a CPU; without, by PyTorch.
+    """
+    if team is None:
+        sampling: CompiledSampling | TorchSampling = TorchSampling(logits, batch)
+    else:
+        sampling = CompiledSampling(logits, batch, team)
     for row, adjustment in batch.adjustments:
         adjust(logits[row], adjustment)
     token_ids = sampling.choose(logits)

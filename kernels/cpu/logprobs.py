@@ -13,6 +13,7 @@ from tokenreel.kernels.cpu.largest_logits import (
     top_k_bound,
 )
 from tokenreel.kernels.cpu.sampling import RowScratch, weigh
+from tokenreel.kernels.cpu.team import Meeting, barrier, next_item
 from tokenreel.kernels.cpu.vector import compiled, inlined
 
 Array = NDArray[Any]
@@ -20,22 +21,35 @@ Array = NDArray[Any]
 
 @compiled
 def log_softmax_rows(
+    rank: int,
+    meeting: Meeting,
     logits: Array,
     size: int,
     rows: Array,
     num_top: Array,
-    log_sums: Array,
-    top_ids: Array,
-    top: Array,
-    scratch: RowScratch,
+    places: tuple[Array, Array, Array],
+    scratches: tuple[RowScratch, ...],
 ) -> None:
-    """`log_softmax_row` for each of `rows` [n] of `logits` [num_rows, stride].
+    """For a team: `log_softmax_row` for each of `rows` [n] of `logits` [num_rows, stride].
 
-    num_top [n]; log_sums [n, 2], top_ids and top [n, at least the largest of num_top] are written.
+    num_top [n]; places: log_sums [n, 2] float32, top_ids int64 and top float32 [n, most].
     """
-    for i in range(len(rows)):
-        start = rows[i] * logits.shape[1]
-        log_softmax_row(logits, start, size, num_top[i], log_sums[i], top_ids[i], top[i], scratch)
+    log_sums, top_ids, top = places
+    while True:
+        i = next_item(meeting, 0)
+        if i >= len(rows):
+            break
+        log_softmax_row(
+            logits,
+            rows[i] * logits.shape[1],
+            size,
+            num_top[i],
+            log_sums[i],
+            top_ids[i],
+            top[i],
+            scratches[rank],
+        )
+    barrier(meeting)
 
 
 @compiled

@@ -93,46 +93,34 @@ def make_row_scratch(vocab_size: int) -> RowScratch:
 
 @compiled
 def sample_rows(
-    logits: Array, size: int, parameters: Parameters, out: Array, scratch: RowScratch
-) -> None:
-    """`sample_row` for each row of `logits` [n, stride] float32; out [n] int64 gets the tokens."""
-    for row in range(len(out)):
-        out[row] = _sample(row, logits, size, parameters, scratch)
-
-
-@compiled
-def share_rows(
     rank: int,
     meeting: Meeting,
-    phase: int,
     logits: Array,
     size: int,
     parameters: Parameters,
     out: Array,
     scratches: tuple[RowScratch, ...],
 ) -> None:
-    """`sample_rows` by a team of threads, each with a scratch of its own: a row is an item."""
+    """For a team, whose items are rows: `sample_row` for each of `logits` [n, stride] float32.
+
+    out [n] int64 gets the tokens; each thread has a scratch of its own.
+    """
     while True:
-        row = next_item(meeting, phase)
+        row = next_item(meeting, 0)
         if row >= len(out):
             break
-        out[row] = _sample(row, logits, size, parameters, scratches[rank])
+        out[row] = sample_row(
+            logits,
+            row * logits.shape[1],
+            size,
+            parameters.temperature[row],
+            parameters.top_k[row],
+            parameters.top_p[row],
+            parameters.min_p[row],
+            uniform(parameters.seeds[row], parameters.indices[row]),
+            scratches[rank],
+        )
     barrier(meeting)
-
-
-@inlined
-def _sample(row, logits, size, parameters, scratch):
-    return sample_row(
-        logits,
-        row * logits.shape[1],
-        size,
-        parameters.temperature[row],
-        parameters.top_k[row],
-        parameters.top_p[row],
-        parameters.min_p[row],
-        uniform(parameters.seeds[row], parameters.indices[row]),
-        scratch,
-    )
 
 
 @compiled

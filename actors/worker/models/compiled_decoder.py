@@ -79,6 +79,10 @@ class CompiledDecoder:
         return self._dtype
 
     @property
+    def team(self) -> Team:
+        return self._team
+
+    @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 

@@ -80,6 +80,10 @@ class Decoder:
     def device(self) -> torch.device:
         return self._embedding.device
 
+    @property
+    def team(self) -> None:
+        return None
+
     def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
         return KVCache.allocate(self.config, num_blocks, block_size, self.dtype, self.device)
 

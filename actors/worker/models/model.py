@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
 from tokenreel.kernels.backend import AttentionMetadata
+from tokenreel.kernels.cpu.team import Team
 
 
 class Model(Protocol):
@@ -19,6 +20,10 @@ class Model(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def team(self) -> Team | None:
+        """The threads of compiled kernels, for the sampler as well; None: it takes PyTorch."""
 
     def new_cache(self, num_blocks: int, block_size: int) -> Any:
         """Room for the keys and values of `num_blocks` blocks."""

@@ -12,27 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenreel.actors.worker.compiled_sampling import CompiledSampling
 from tokenreel.actors.worker.largest import largest
 from tokenreel.actors.worker.sampled import Sampled, accept
-from tokenreel.actors.worker.sampler import sample, sample_with
+from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingTable
-from tokenreel.actors.worker.torch_sampling import TorchSampling, inverse_cdf
+from tokenreel.actors.worker.torch_sampling import inverse_cdf
 from tokenreel.kernels.cpu.sampling import NOT_FINITE
+from tokenreel.kernels.cpu.team import Team
 from tokenreel.messages.sampling import SamplingParams
 
 History = tuple[list[int], list[int]]
-Kind = type[CompiledSampling] | type[TorchSampling]
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
-KINDS = pytest.mark.parametrize("kind", [CompiledSampling, TorchSampling])
+COMPILED, TORCH = Team(2, 1), None
+TEAMS = pytest.mark.parametrize("team", [COMPILED, TORCH], ids=["compiled", "torch"])
 
 
 def choose(
     logits: Tensor,
     params: list[SamplingParams],
     histories: list[History] | None = None,
-    kind: Kind | None = None,
+    team: Team | None = COMPILED,
 ) -> Sampled:
     """Samples each row of `logits` with its parameters and its (prompt, output)."""
     histories = histories or [([0], [])] * len(params)
@@ -49,13 +49,13 @@ def choose(
     batch = table.select(np.arange(len(params)), num_tokens, history)
     if batch.is_plain:
         return accept(*largest(logits))
-    return sample_with(kind, logits.clone(), batch) if kind else sample(logits.clone(), batch)
+    return sample(logits.clone(), batch, team)
 
 
-def frequencies(logits: Tensor, params: SamplingParams, count: int, kind: Kind) -> Tensor:
+def frequencies(logits: Tensor, params: SamplingParams, count: int, team: Team | None) -> Tensor:
     """How often each token comes, over `count` seeds."""
     rows = [seeded(params, seed) for seed in range(count)]
-    token_ids = choose(logits.expand(count, -1), rows, kind=kind).token_ids
+    token_ids = choose(logits.expand(count, -1), rows, team=team).token_ids
     return torch.bincount(token_ids, minlength=len(logits))
 
 
@@ -91,12 +91,14 @@ FILTERS = {
 
 @pytest.mark.parametrize("vocab_size", [3, 40, 700])
 @pytest.mark.parametrize("name", FILTERS)
-@KINDS
-def test_tokens_follow_the_filtered_distribution(name: str, vocab_size: int, kind: Kind) -> None:
+@TEAMS
+def test_tokens_follow_the_filtered_distribution(
+    name: str, vocab_size: int, team: Team | None
+) -> None:
     params, count = FILTERS[name], 8_000
     logits = 2 * torch.randn(vocab_size, generator=torch.Generator().manual_seed(1))
     expected = expected_distribution(logits, params) * count
-    found = frequencies(logits, params, count, kind)
+    found = frequencies(logits, params, count, team)
     assert found[expected == 0].sum() == 0
     # Rare tokens share a bucket, so that the sum below is nearly chi-square distributed.
     common = expected >= 10
@@ -108,11 +110,11 @@ def test_tokens_follow_the_filtered_distribution(name: str, vocab_size: int, kin
     assert chi_square <= freedom + 4 * math.sqrt(2 * max(freedom, 1))
 
 
-@KINDS
-def test_top_p_looks_beyond_the_first_candidates(kind: Kind) -> None:
+@TEAMS
+def test_top_p_looks_beyond_the_first_candidates(team: Team | None) -> None:
     """A flat distribution needs more tokens than are sorted at first."""
     logits = torch.linspace(0, 0.01, 5000)
-    found = frequencies(logits, SamplingParams(top_p=0.9), 4_000, kind)
+    found = frequencies(logits, SamplingParams(top_p=0.9), 4_000, team)
     kept = expected_distribution(logits, SamplingParams(top_p=0.9)) > 0
     # The outermost token may fall on either side: the sums differ in their last digits.
     first = int(kept.nonzero()[0])
@@ -206,17 +208,17 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@KINDS
+@TEAMS
 def test_rows_that_are_not_finite_say_so_and_harm_nobody(
-    bad: float, temperature: float, kind: Kind
+    bad: float, temperature: float, team: Team | None
 ) -> None:
     logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(0))
     params = [
         SamplingParams(temperature=temperature, top_p=0.9, seed=i, num_logprobs=2) for i in range(3)
     ]
-    expected = choose(logits, params, kind=kind).token_ids.tolist()
+    expected = choose(logits, params, team=team).token_ids.tolist()
     logits[1, 7] = bad
-    found = choose(logits, params, kind=kind).token_ids.tolist()
+    found = choose(logits, params, team=team).token_ids.tolist()
     assert found == [expected[0], NOT_FINITE, expected[2]]
 
 
@@ -319,9 +321,7 @@ def test_logprobs_are_those_of_torch(
     logits = spread * torch.randn(4, vocab_size, generator=torch.Generator().manual_seed(seed))
     logits[1, ::2] = -math.inf
     params = [SamplingParams(num_logprobs=num_logprobs, seed=seed)] * 4
-    found, expected = (
-        choose(logits, params, kind=kind) for kind in (CompiledSampling, TorchSampling)
-    )
+    found, expected = (choose(logits, params, team=team) for team in (COMPILED, TORCH))
     assert torch.equal(found.token_ids, expected.token_ids)
     (mine,), (theirs,) = found.logprobs, expected.logprobs
     torch.testing.assert_close(mine.sampled, theirs.sampled, **CLOSE)
@@ -366,9 +366,7 @@ def test_compiled_sampling_chooses_what_torch_does(
         )
         for i in range(20)
     ]
-    found, expected = (
-        choose(logits, params, kind=kind).token_ids for kind in (CompiledSampling, TorchSampling)
-    )
+    found, expected = (choose(logits, params, team=team).token_ids for team in (COMPILED, TORCH))
     assert (found != expected).sum() <= 1
 
 
@@ -398,8 +396,7 @@ def test_hardly_any_draw_differs_from_torch() -> None:
         for params in FILTERS.values():
             rows = [seeded(params, seed) for seed in range(100)]
             found, expected = (
-                choose(logits, rows, kind=kind).token_ids
-                for kind in (CompiledSampling, TorchSampling)
+                choose(logits, rows, team=team).token_ids for team in (COMPILED, TORCH)
             )
             num_different += int((found != expected).sum())
     assert num_different <= 1

@@ -15,7 +15,6 @@ from tokenreel.kernels.cpu.sampling import (
     make_row_scratch,
     sample_row,
     sample_rows,
-    share_rows,
 )
 from tokenreel.kernels.cpu.team import Team
 
@@ -124,9 +123,10 @@ def test_a_team_draws_what_one_thread_does() -> None:
     )
     alone, together = np.full((2, num_rows), -7)
     scratches = make_row_scratch(size), make_row_scratch(size)
-    sample_rows(logits, size, parameters, alone, scratches[0])
     team = Team(2, 1)
-    team.run(share_rows, 0, logits, size, parameters, together, scratches)
+    for out in (alone, together):
+        arguments = logits, size, parameters, out, scratches
+        team.run(sample_rows, *arguments, alone=out is alone)
     team.close()
     assert together.tolist() == alone.tolist()
 
