@@ -5,7 +5,6 @@ microsecond that a token costs the client is one that the server beside it does 
 """
 
 import asyncio
-import contextlib
 import ssl
 from time import perf_counter
 from typing import Protocol, cast
@@ -117,7 +116,6 @@ class Connections:
     """Those to one server that are open and idle; the one that served last serves next."""
 
     def __init__(self, address: Address) -> None:
-        self.num_opened = 0
         self._address = address
         self._tls = ssl.create_default_context() if address.is_tls else None
         self._idle: list[Connection] = []
@@ -145,7 +143,6 @@ class Connections:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
-        self.num_opened += 1
         loop = asyncio.get_running_loop()
         host, port = self._address.host, self._address.port
         try:
@@ -158,7 +155,4 @@ class Connections:
 def _why_not(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
-    text = ""
-    with contextlib.suppress(AttributeError):
-        text = error.strerror or ""
-    return f"no connection: {text or type(error).__name__}"
+    return f"no connection: {error.strerror or type(error).__name__}"

@@ -8,8 +8,9 @@ may go out later, and by how much is noted. Latencies count from the sending, as
 import asyncio
 import gc
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from time import perf_counter, process_time
+from typing import Any
 
 import msgspec
 
@@ -84,12 +85,13 @@ class Load:
         self._on_outcome = on_outcome
         self._outcomes: list[Outcome] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._all_ended = asyncio.Event()
+        self._fault: BaseException | None = None
         self._began = 0.0
-        self._is_stopped = False
 
     async def run(self) -> Measured:
         gc.collect()
-        gc.disable()  # Nothing here is cyclic, and a collection would look like the server's delay.
+        gc.disable()  # Little here is cyclic, and a collection would look like the server's delay.
         cpu_began, self._began = process_time(), perf_counter()
         try:
             await (self._run_open() if self._is_open else self._run_closed())
@@ -101,7 +103,6 @@ class Load:
         return Measured(self._outcomes, self._began, duration_s, cpu_s, num_cut_short)
 
     def stop(self) -> None:
-        self._is_stopped = True
         for task in self._tasks:
             task.cancel()
 
@@ -140,17 +141,24 @@ class Load:
         self._start(arrivals())
         await self._wait()
 
-    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """At a cost that does not grow with the number of others."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            self.stop()
+        if not self._tasks:
+            self._all_ended.set()
 
     async def _wait(self) -> None:
-        while self._tasks:
-            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if not task.cancelled():
-                    task.result()
+        await self._all_ended.wait()
+        if self._fault is not None:
+            raise self._fault
 
     async def _serve(self, ask: Ask) -> None:
         answer = self._answer_type()

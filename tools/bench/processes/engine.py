@@ -7,23 +7,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from tokenreel.tools.bench.processes.child_process import ChildProcess, Line
 from tokenreel.tools.bench.processes.processor_time import processor_times_s
 
 READY_TIMEOUT_S = 900.0
 SUPERVISOR = "supervisor"
-_ACTOR_LINE = re.compile(r"^  (\w+)\s+pid (\d+)\s+([\d.]+) s  (.*)$")
+_ACTOR_LINE = re.compile(r"^  (\w+)\s+pid (\d+)\s+([\d.]+) s  ")
 _ADDRESS_LINE = re.compile(r"^(.+) is ready at (http://\S+) ")
-
-
-class Phase(msgspec.Struct, frozen=True):
-    """An actor got ready so many seconds after it was started."""
-
-    actor: str
-    ready_s: float
-    detail: str
 
 
 class Engine:
@@ -87,9 +77,9 @@ class Engine:
         return ready.at_s - self._child.started_s
 
     @property
-    def phases(self) -> list[Phase]:
-        """The actors in the order in which they got ready."""
-        return [Phase(m[1], float(m[3]), m[4]) for m in self._actor_lines()]
+    def actors_ready_s(self) -> dict[str, float]:
+        """From each actor's own start until it was ready, in the order in which they were."""
+        return {m[1]: float(m[3]) for m in self._actor_lines()}
 
     def processor_times_s(self) -> dict[str, float]:
         """Of each actor so far, and of the supervisor."""

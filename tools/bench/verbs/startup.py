@@ -154,7 +154,7 @@ def _start(options: argparse.Namespace, model: Path, caches: Path, *, is_cold: b
             is_cold=is_cold,
             ready_s=engine.ready_s,
             first_token_s=first_token - engine.started_s,
-            actors_s={phase.actor: phase.ready_s for phase in engine.phases},
+            actors_s=engine.actors_ready_s,
         )
 
 
