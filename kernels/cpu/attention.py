@@ -178,55 +178,69 @@ def _attend_chunk(
     """Lets the rows of a unit see the groups from `first` to `end` of the chunk that begins at
     group `chunk`. `before`: the tokens of the context that precede the step's."""
     num_rows, size = unit.end_row - unit.first_row, row_size(shape)
-    num_kv_heads, padded, padded_block = key_cache.shape[1:]
-    heads_per_kv_head = shape.num_heads // shape.num_kv_heads
-    groups_per_block = padded_block // LANES
-    page = padded * padded_block
+    padded, padded_block = key_cache.shape[2:]
     for pair in range(first // 2 * 2, end, 2):
-        left, left_inner = divmod(max(pair, first), groups_per_block)
-        right, right_inner = divmod(min(pair + 1, end - 1), groups_per_block)
-        left = block_tables[unit.sequence, left] * num_kv_heads + unit.kv_head
-        right = block_tables[unit.sequence, right] * num_kv_heads + unit.kv_head
+        left, left_slot = _page(unit, block_tables, key_cache, max(pair, first))
+        right, right_slot = _page(unit, block_tables, key_cache, min(pair + 1, end - 1))
         score(
             num_rows,
             queries,
             shape.head_dim,
             key_cache,
-            left * page + left_inner * LANES,
-            right * page + right_inner * LANES,
+            left + left_slot,
+            right + right_slot,
             padded_block,
             scores,
             (pair - chunk) * LANES,
         )
-    start = before + unit.first_row // heads_per_kv_head
-    last = before + (unit.end_row - 1) // heads_per_kv_head
-    for group in range(first, end):
-        block, inner = divmod(group, groups_per_block)
-        place = block * shape.block_size + inner * LANES
-        count = min(LANES, shape.block_size - inner * LANES)
-        if count < LANES or place + LANES > start + 1 or place <= last - shape.window:
-            column = (group - chunk) * LANES
-            _hide(unit, shape, before - place, count, scores, column)
+    low, last = _hide_unseen(unit, shape, before, chunk, first, end, scores)
     _weigh(num_rows, first - chunk, end - chunk, scores, decays, states, state, size)
-    low = max(0, start + 1 - shape.window)
     for group in range(first, end):
-        block, inner = divmod(group, groups_per_block)
-        place = block * shape.block_size + inner * LANES
-        count = min(LANES, shape.block_size - inner * LANES)
-        begin, stop = max(0, low - place), min(count, last + 1 - place)
-        block = block_tables[unit.sequence, block] * num_kv_heads + unit.kv_head
+        page, slot = _page(unit, block_tables, key_cache, group)
+        position, count = _slots(shape, group)
+        # What nobody sees may be anything, and NaN times a weight of 0 is NaN.
+        begin, stop = max(0, low - position), min(count, last + 1 - position)
         add_values(
             num_rows,
             padded // LANES,
             scores,
             (group - chunk) * LANES + begin,
             value_cache,
-            block * page + (inner * LANES + begin) * padded,
+            page + (slot + begin) * padded,
             stop - begin,
             states,
             state,
             size,
         )
+
+
+@inlined
+def _page(unit, block_tables, key_cache, group):
+    """Where in a cache the unit's head of a group's block begins, and the group's slot in it."""
+    num_kv_heads, padded, padded_block = key_cache.shape[1:]
+    block, inner = divmod(group, padded_block // LANES)
+    head = block_tables[unit.sequence, block] * num_kv_heads + unit.kv_head
+    return head * padded * padded_block, inner * LANES
+
+
+@inlined
+def _slots(shape, group):
+    """The position of a group's first slot, and how many slots it has."""
+    block, inner = divmod(group, (shape.block_size + LANES - 1) // LANES)
+    return block * shape.block_size + inner * LANES, min(LANES, shape.block_size - inner * LANES)
+
+
+@inlined
+def _hide_unseen(unit, shape, before, chunk, first, end, scores):
+    """Hides each row's unseen slots. Returns the first and the last position that a row sees."""
+    heads_per_kv_head = shape.num_heads // shape.num_kv_heads
+    start = before + unit.first_row // heads_per_kv_head
+    last = before + (unit.end_row - 1) // heads_per_kv_head
+    for group in range(first, end):
+        position, count = _slots(shape, group)
+        if count < LANES or position + LANES > start + 1 or position <= last - shape.window:
+            _hide(unit, shape, before - position, count, scores, (group - chunk) * LANES)
+    return max(0, start + 1 - shape.window), last
 
 
 @inlined

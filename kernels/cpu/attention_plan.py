@@ -154,7 +154,7 @@ def _estimate(shape, query_start_loc, context_lens, num_seqs):
         num_tokens = query_start_loc[sequence + 1] - query_start_loc[sequence]
         num_rows = num_tokens * (shape.num_heads // shape.num_kv_heads)
         tiles += _num_tiles(num_rows)
-        seen = min(context_lens[sequence] - num_tokens // 2, shape.window)
+        seen = min(max(0, context_lens[sequence] - num_tokens // 2), shape.window)
         cost += _cost(num_rows, seen // LANES + 1)
     return tiles * shape.num_kv_heads, cost * shape.num_kv_heads
 
