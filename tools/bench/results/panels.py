@@ -10,6 +10,7 @@ from tokenreel.tools.bench.results.result import (
     Latency,
     LatencyFigures,
     Overhead,
+    OverheadFigures,
     Serve,
     Startup,
     Throughput,
@@ -99,20 +100,44 @@ def _draw_overhead(axes: Sequence["Axes"], result: Overhead) -> None:
     rate, share, cpu, floor = axes
     runs = result.runs
     places, names = list(range(len(runs))), [f"c={run.max_concurrency}" for run in runs]
-    for color, (label, values) in zip(
-        COLORS,
-        {
-            "engine": [run.engine.output_tokens_per_s for run in runs],
-            "without the model": [run.stub.output_tokens_per_s for run in runs],
-            "floor": [run.floor.tokens_per_s for run in runs],
-        }.items(),
-        strict=False,
-    ):
+    rates = {
+        "engine": [run.engine.output_tokens_per_s for run in runs],
+        "without the model": [run.stub.output_tokens_per_s for run in runs],
+        "floor": [run.floor.tokens_per_s for run in runs],
+    }
+    for color, (label, values) in zip(COLORS, rates.items(), strict=False):
         rate.plot(places, values, "o-", color=color, linewidth=1.7, label=label)
-    rate.set_title("output tokens per second")
     rate.legend()
-    share.bar(places, [100 * run.share_of_floor for run in runs], color=COLORS[0], width=0.6)
-    share.set_title("share of the floor that the engine reaches, %")
+    rate.set_title("output tokens per second")
+    _draw_shares(share, places, runs)
+    _stack(cpu, places, _spent_by_process(runs))
+    cpu.set_title("CPU time per output token by process, microseconds")
+    parts = {
+        "model's products": [run.floor.model_us for run in runs],
+        "HTTP alone": [run.floor.http_us for run in runs],
+        "load generator": [run.floor.generator_us for run in runs],
+    }
+    _stack(floor, places, parts)
+    floor.set_title("the floor's CPU time per output token, microseconds")
+    for panel in axes:
+        panel.set_xticks(places, names)
+        panel.set_ylim(bottom=0)
+        panel.yaxis.set_major_formatter(lambda value, _: number(value))
+
+
+def _draw_shares(panel: "Axes", places: Sequence[int], runs: Sequence[OverheadFigures]) -> None:
+    for side, color, label, shares in (
+        (-0.2, COLORS[0], "of its tokens per second", [run.share_of_floor for run in runs]),
+        (0.2, COLORS[2], "by CPU time", [run.cpu_share_of_floor for run in runs]),
+    ):
+        heights = [100 * part for part in shares]
+        panel.bar([at + side for at in places], heights, color=color, width=0.38, label=label)
+    panel.set_title("share of the floor that the engine reaches, %")
+    panel.legend()
+
+
+def _spent_by_process(runs: Sequence[OverheadFigures]) -> dict[str, list[float]]:
+    """CPU time per token: one value per run."""
     actors = dict.fromkeys(actor.actor for run in runs for actor in run.engine.actors)
     spent = {
         actor: [
@@ -121,23 +146,7 @@ def _draw_overhead(axes: Sequence["Axes"], result: Overhead) -> None:
         ]
         for actor in actors
     }
-    spent["generator"] = [run.engine.generator.cpu_us_per_token for run in runs]
-    _stack(cpu, places, spent)
-    cpu.set_title("CPU time per output token by process, microseconds")
-    _stack(
-        floor,
-        places,
-        {
-            "model's products": [run.floor.model_us for run in runs],
-            "HTTP alone": [run.floor.http_us for run in runs],
-            "load generator": [run.floor.generator_us for run in runs],
-        },
-    )
-    floor.set_title("the floor's CPU time per output token, microseconds")
-    for panel in axes:
-        panel.set_xticks(places, names)
-        panel.set_ylim(bottom=0)
-        panel.yaxis.set_major_formatter(lambda value, _: number(value))
+    return spent | {"generator": [run.engine.generator.cpu_us_per_token for run in runs]}
 
 
 def _stack(panel: "Axes", places: Sequence[int], parts: dict[str, list[float]]) -> None:
