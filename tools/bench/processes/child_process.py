@@ -1,6 +1,5 @@
 """A program that is measured: started, heard line by line, interrupted when done."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,7 +16,13 @@ STOP_TIMEOUT_S = 45.0
 MAX_LINES = 10_000
 """That are kept of what it prints; later ones are read and forgotten."""
 TAIL_LINES = 15
-_PR_SET_PDEATHSIG = 1
+_INTERRUPTED_AT_END_OF_PARENT = """\
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Said by the child itself: what runs between fork and exec may hang a process with threads."""
 FoundT = TypeVar("FoundT")
 
 
@@ -31,8 +36,14 @@ class Line(NamedTuple):
     text: str
 
 
+def python_module(module: str, *arguments: str) -> list[str]:
+    """`python -m module`, of the installation that this process runs in; it is interrupted when
+    this process ends, however that ends."""
+    return [sys.executable, "-P", "-c", _INTERRUPTED_AT_END_OF_PARENT, module, *arguments]
+
+
 class ChildProcess:
-    """Use as a context manager: it ends with the block, and with this process however that ends.
+    """Use as a context manager: it ends with the block.
 
     It is in a session of its own, so that a terminal's Ctrl-C reaches it only through `stop`.
     """
@@ -58,7 +69,6 @@ class ChildProcess:
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
                 env={**os.environ, **(environment or {})},
             )
         except OSError as error:
@@ -119,8 +129,3 @@ class ChildProcess:
     def _say(self, what: str) -> str:
         tail = [f"  | {line.text}" for line in self.lines[-TAIL_LINES:]]
         return "\n".join([f"{self.name} {what}", *tail])
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

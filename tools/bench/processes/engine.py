@@ -2,15 +2,15 @@
 
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tokenreel.tools.bench.processes.child_process import ChildProcess, Line
+from tokenreel.tools.bench.processes.child_process import ChildProcess, Line, python_module
 from tokenreel.tools.bench.processes.processor_time import processor_times_s
 
 READY_TIMEOUT_S = 900.0
+ENGINE_UP = "tokenreel.tools.up"
 SUPERVISOR = "supervisor"
 _ACTOR_LINE = re.compile(r"^  (\w+)\s+pid (\d+)\s+([\d.]+) s  ")
 _ADDRESS_LINE = re.compile(r"^(.+) is ready at (http://\S+) ")
@@ -35,7 +35,7 @@ class Engine:
         self.flags = list(flags)
         try:
             self._child = ChildProcess(
-                "engine-up", [*engine_up(), *what, *own, *flags], environment
+                "engine-up", python_module(ENGINE_UP, *what, *own, *flags), environment
             )
         except BaseException:
             shutil.rmtree(self._home, ignore_errors=True)
@@ -89,11 +89,6 @@ class Engine:
     def _actor_lines(self) -> list[re.Match[str]]:
         found = [_ACTOR_LINE.match(line.text) for line in self._child.lines]
         return [match for match in found if match]
-
-
-def engine_up() -> list[str]:
-    """The command, of the installation that this process runs in."""
-    return [sys.executable, "-P", "-m", "tokenreel.tools.up"]
 
 
 def _url(lines: list[Line]) -> str | None:

@@ -1,7 +1,6 @@
 """`engine-bench overhead`: how near the engine is to the floor, and where the rest goes."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,7 +24,7 @@ from tokenreel.tools.bench.floor.floor import Lengths, cpu_share, floor_of, laye
 from tokenreel.tools.bench.floor.model_shape import read_shape
 from tokenreel.tools.bench.floor.product_times import Plan, ProductTimes, measure_products
 from tokenreel.tools.bench.output import check_output, finish
-from tokenreel.tools.bench.processes.child_process import ChildProcess, Line
+from tokenreel.tools.bench.processes.child_process import ChildProcess, Line, python_module
 from tokenreel.tools.bench.processes.processor_time import processor_time_s
 from tokenreel.tools.bench.progress import Progress, telling
 from tokenreel.tools.bench.results.figures import Figures, figures_of
@@ -153,8 +152,7 @@ def _loads(target: Target, options: argparse.Namespace, label: str) -> list[Figu
 
 @contextmanager
 def _canned_target() -> Iterator[Target]:
-    command = [sys.executable, "-P", "-m", CANNED_SERVER]
-    with ChildProcess(HTTP, command) as child:
+    with ChildProcess(HTTP, python_module(CANNED_SERVER)) as child:
         url = child.wait_for(_canned_url, START_TIMEOUT_S)
         yield Target(
             Endpoint(parse_address(url)),

@@ -16,6 +16,7 @@ from tokenreel.tools.bench.processes.processor_time import (
 )
 
 PATIENCE_S = 30.0
+CANNED_SERVER = "tokenreel.tools.bench.floor.canned_server"
 TALK_AND_WAIT = """
 import signal, sys, time
 try:
@@ -65,9 +66,9 @@ def test_a_program_that_is_not_there_is_told_in_one_line() -> None:
 def test_nothing_is_left_when_the_bench_is_killed() -> None:
     """The kernel interrupts the child when its parent is gone."""
     program = (
-        "import os, sys, time\n"
-        "from tokenreel.tools.bench.processes.child_process import ChildProcess\n"
-        f"child = ChildProcess('x', [sys.executable, '-c', {TALK_AND_WAIT!r}])\n"
+        "import time\n"
+        "from tokenreel.tools.bench.processes.child_process import ChildProcess, python_module\n"
+        f"child = ChildProcess('x', python_module({CANNED_SERVER!r}))\n"
         "child.wait_for(lambda lines: lines or None, 30)\n"
         "print(child.process.pid, flush=True)\n"
         "time.sleep(60)\n"
