@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.results.figures import Figures, Tally
-from tokenreel.tools.bench.results.report import METRICS, title_of
+from tokenreel.tools.bench.results.report import METRICS, code_of, title_of
 from tokenreel.tools.bench.results.result import (
     AnyResult,
     Latency,
@@ -116,7 +116,7 @@ def _legend(results: Sequence[AnyResult]) -> list[str]:
         header, machine = result.header, result.header.machine
         lines.append(
             f"- {result.label}: `{' '.join(header.command)}`; {machine.num_cores} cores of "
-            f"{machine.processor}, tokenreel {header.commit[:12] or header.version}, "
-            f"{header.began[:10]}, load average before {machine.load_average:g}"
+            f"{machine.processor}, {code_of(result)}, {header.began[:10]}, load average before "
+            f"{machine.load_average:g}"
         )
     return lines

@@ -40,9 +40,15 @@ def head_lines(result: AnyResult) -> list[str]:
         who,
         f"{machine.num_cores} cores of {machine.processor}, {machine.memory_gib:g} GiB, "
         f"Python {machine.python}" + (f", {versions}" if versions else ""),
-        f"tokenreel {header.version} {header.commit[:12]}, {header.began}, load average before: "
-        f"{machine.load_average:g}",
+        f"{code_of(result)}, {header.began}, load average before: {machine.load_average:g}",
     ]
+
+
+def code_of(result: AnyResult) -> str:
+    """Which code was measured, or measured somebody else's."""
+    header = result.header
+    told = f"tokenreel {header.version} {header.commit[:12]}".rstrip()
+    return told if result.server.is_ours else f"measured by {told}"
 
 
 def serve_lines(result: Serve, metrics: Sequence[str]) -> list[str]:
