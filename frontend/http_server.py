@@ -8,10 +8,11 @@ does not learn that it left. Here these hold.
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
+from typing import Any
 
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -28,7 +29,7 @@ KEEP_ALIVE_S = 60
 STOP_TIMEOUT_S = 2
 """For what is still being written when the server stops."""
 _TICKS_PER_S = 10
-_BODY_WRITER = "body_writer"
+_EXCHANGE = "exchange"
 
 
 class HttpServer(Server):
@@ -82,33 +83,51 @@ class _Config(Config):
         self.writing_turn = _WritingTurn()
 
 
-class BodyWriter:
-    """Writes parts of a streamed body without a turn of its task, once the start has been sent.
+class Exchange:
+    """One request and its answer: what the application may know and do beyond ASGI, without a
+    coroutine or a task for it.
 
-    ASGI's `send` can wait, so it costs a coroutine per part and per layer around the application;
-    whoever may not write here right now does not wait, but sends that part with `send`. Parts
-    written in one turn of the loop leave as one chunk, before anything that is sent after them."""
+    ASGI's `send` can wait, so it costs a coroutine per part of a streamed body and per layer around
+    the application; whoever may not write here right now does not wait, but sends that part with
+    `send`. Parts written in one turn of the loop leave as one chunk, before anything that is sent
+    after them."""
 
-    __slots__ = ("_cycle", "_flow", "_parts", "_turn")
+    __slots__ = ("_cycle", "_flow", "_on_left", "_parts", "_turn")
 
     def __init__(self, cycle: RequestResponseCycle, turn: "_WritingTurn") -> None:
         self._cycle = cycle
         self._flow = cycle.flow
         self._turn = turn
         self._parts: list[bytes] = []
+        self._on_left: Callable[[], None] | None = None
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the request's body has come to its end: `receive` does not wait for it."""
+        return not self._cycle.more_body
+
+    def when_left(self, on_left: Callable[[], None] | None) -> None:
+        """Calls it when the client leaves, at once if it has; None: nobody wants to know."""
+        self._on_left = on_left
+        # uvicorn stops reading in the middle of a large body; then nobody would notice.
+        self._flow.resume_reading()
+        if self._cycle.disconnected:
+            self.leave()
+
+    def leave(self) -> None:
+        """The client has left."""
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left()
 
     @property
     def may_write(self) -> bool:
-        """Whether the client takes what is written, and no more waits for it than should."""
+        """Whether the client takes what is written, and no more waits for it than should. The
+        answer's start must have been sent."""
         return not self._flow.write_paused
 
-    @property
-    def has_whole_request(self) -> bool:
-        """Whether the client has sent the last of the request that is being answered."""
-        return not self._cycle.more_body
-
     def write(self, part: bytes) -> None:
-        """`part` is not empty."""
+        """A part of the body, which is not empty."""
         if not self._parts:
             self._turn.join(self)
         self._parts.append(part)
@@ -120,25 +139,20 @@ class BodyWriter:
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
 
-def body_writer(scope: Scope) -> BodyWriter:
+def exchange_of(scope: Mapping[str, Any]) -> Exchange:
     """That of the request which `scope` describes."""
-    writer = scope["state"][_BODY_WRITER]
-    assert isinstance(writer, BodyWriter)
-    return writer
-
-
-def has_whole_body(scope: Scope) -> bool:
-    """Whether the request's body has come to its end: `receive` does not wait for it."""
-    return body_writer(scope).has_whole_request
+    exchange = scope["state"][_EXCHANGE]
+    assert isinstance(exchange, Exchange)
+    return exchange
 
 
 class _WritingTurn:
     """Who has written in this turn of the loop."""
 
     def __init__(self) -> None:
-        self._writers: list[BodyWriter] = []
+        self._writers: list[Exchange] = []
 
-    def join(self, writer: BodyWriter) -> None:
+    def join(self, writer: Exchange) -> None:
         if not self._writers:
             asyncio.get_running_loop().call_soon(self._end)
         self._writers.append(writer)
@@ -176,6 +190,7 @@ class Connection(HttpToolsProtocol):
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+                exchange_of(cycle.scope).leave()
         self._cycles.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -194,7 +209,7 @@ class Connection(HttpToolsProtocol):
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
         turn = self.config.writing_turn
-        self.cycle.scope["state"][_BODY_WRITER] = BodyWriter(self.cycle, turn)
+        self.cycle.scope["state"][_EXCHANGE] = Exchange(self.cycle, turn)
 
     def on_response_complete(self) -> None:
         self._num_answered += 1

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from starlette.types import Receive, Scope
 
 from tokenreel.frontend.errors import ApiError, bad_request
-from tokenreel.frontend.http_server import has_whole_body
+from tokenreel.frontend.http_server import exchange_of
 
 BODY_TIMEOUT_S = 60.0
 """From the end of the head to the end of the body."""
@@ -20,7 +20,8 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
             raise _too_large(max_bytes)
     try:
         # Most bodies are here with their head: a timer for them would cost more than reading them.
-        deadline = nullcontext() if has_whole_body(scope) else asyncio.timeout(BODY_TIMEOUT_S)
+        is_here = exchange_of(scope).has_whole_body
+        deadline = nullcontext() if is_here else asyncio.timeout(BODY_TIMEOUT_S)
         async with deadline:
             body = await _read_parts(receive, max_bytes)
     except TimeoutError:

@@ -1,6 +1,5 @@
 """The endpoints: what each URL does with a request."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from tokenreel.frontend.completion_answer import CompletionAnswer
 from tokenreel.frontend.engine_call import CallerGone, EngineCall, EngineError, EngineUnavailable
 from tokenreel.frontend.engine_client import EngineClient
 from tokenreel.frontend.errors import to_api_error
+from tokenreel.frontend.http_server import exchange_of
 from tokenreel.frontend.request_body import read_body
 from tokenreel.frontend.schemas import ParsedRequest, parse_chat, parse_completion, unknown_model
 from tokenreel.frontend.sse import stream_answer
@@ -62,8 +62,8 @@ class Generation:
         if begun is None:
             return
         call, answer = begun
-        # The server tells of a client that left through `receive` only.
-        watch = asyncio.create_task(_cancel_when_left(receive, call))
+        exchange = exchange_of(scope)
+        exchange.when_left(call.cancel)
         try:
             await _finish(call, answer, scope, send)
         except CallerGone:
@@ -72,7 +72,7 @@ class Generation:
             raise to_api_error(error) from None
         finally:
             call.close()
-            watch.cancel()
+            exchange.when_left(None)
 
     async def _begin(self, scope: Scope, receive: Receive) -> tuple[EngineCall, Answer] | None:
         """None if the client left before the end of its body. The body and its prompts are not
@@ -162,9 +162,3 @@ async def send_json(send: Send, body: bytes) -> None:
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _cancel_when_left(receive: Receive, call: EngineCall) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call.cancel()

@@ -5,7 +5,7 @@ from starlette.types import Scope, Send
 from tokenreel.frontend.answer import Answer
 from tokenreel.frontend.engine_call import Choice, EngineCall, EngineError
 from tokenreel.frontend.errors import to_api_error
-from tokenreel.frontend.http_server import body_writer
+from tokenreel.frontend.http_server import exchange_of
 from tokenreel.messages.outputs import TextChunk
 
 _START = {
@@ -22,13 +22,13 @@ _START = {
 async def stream_answer(call: EngineCall, answer: Answer, scope: Scope, send: Send) -> None:
     """Answer an admitted call. What has come meanwhile goes out in one piece. A failure from here
     on is told in band, without the closing [DONE]: the status has been sent."""
-    writer = body_writer(scope)
+    exchange = exchange_of(scope)
 
     def write_now(choice: Choice, chunk: TextChunk) -> bool:
-        if not writer.may_write or chunk.logprobs:
+        if not exchange.may_write or chunk.logprobs:
             return False
         if event := answer.plain_event(choice, chunk):
-            writer.write(event)
+            exchange.write(event)
         return True
 
     await send(_START)

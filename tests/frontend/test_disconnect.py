@@ -38,6 +38,22 @@ async def test_leaving_after_admission_aborts(frontend: Any, stream: bool, has_t
     assert await engine.next_abort() == request.key
 
 
+async def test_leaving_is_noticed_after_a_large_body(frontend: Any) -> None:
+    """Of one that comes at once, behind its head, the server takes no more for a while."""
+    engine = frontend.engine
+    engine.answers = None
+    client = await frontend.connect()
+    body = b'{"prompt": "%b"}' % (b"long " * 24_000)
+    client.writer.write(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body))
+    for _ in range(10):
+        await engine.turn()
+    client.writer.write(body)
+    request = await engine.next_submit()
+    engine.admit(request)
+    await client.leave()
+    assert await engine.next_abort() == request.key
+
+
 async def test_leaving_aborts_every_prompt_of_the_call_that_still_runs(frontend: Any) -> None:
     engine = frontend.engine
     engine.answers = None
