@@ -1,0 +1,47 @@
+"""A team does every item once, whoever does it, and nobody passes a barrier early."""
+
+import numpy as np
+import pytest
+
+from tokenreel.kernels.cpu.team import Team, barrier, next_item
+from tokenreel.kernels.cpu.vector import compiled
+
+NUM_PHASES, NUM_ITEMS = 40, 500
+
+
+@compiled
+def count_items(rank, meeting, taken, seen):  # type: ignore[no-untyped-def]
+    """Each phase reads what all threads have written in the one before."""
+    for phase in range(NUM_PHASES):
+        while True:
+            item = next_item(meeting, phase)
+            if item >= NUM_ITEMS:
+                break
+            taken[phase, item] += 1
+        barrier(meeting)
+        total = 0
+        for item in range(NUM_ITEMS):
+            total += taken[phase, item]
+        seen[rank, phase] = total
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_every_item_is_done_once_before_anybody_goes_on(num_threads: int) -> None:
+    team = Team(num_threads, NUM_PHASES)
+    for _ in range(3):
+        taken = np.zeros((NUM_PHASES, NUM_ITEMS), np.int64)
+        seen = np.zeros((num_threads, NUM_PHASES), np.int64)
+        team.run(count_items, taken, seen)
+        assert (taken == 1).all()
+        assert (seen[0] == NUM_ITEMS).all()
+    team.close()
+
+
+def test_the_caller_can_work_alone() -> None:
+    team = Team(3, NUM_PHASES)
+    taken = np.zeros((NUM_PHASES, NUM_ITEMS), np.int64)
+    seen = np.zeros((3, NUM_PHASES), np.int64)
+    team.run(count_items, taken, seen, alone=True)
+    assert (taken == 1).all()
+    assert seen.tolist() == [[NUM_ITEMS] * NUM_PHASES, [0] * NUM_PHASES, [0] * NUM_PHASES]
+    team.close()
