@@ -22,9 +22,9 @@ from tokenreel.messages.ids import SeqId
 from tokenreel.messages.logprobs import SequenceLogprobs
 from tokenreel.messages.steps import SampledTokens, SequenceFailure, StepScheduled
 
-MAX_CPU_LOGITS_BYTES = 8 << 20
-"""On a CPU, logits are computed and sampled in parts: memory that is used again is in the cache,
-and the system need not clear new pages for it."""
+MAX_CPU_LOGITS_BYTES = 64 << 20
+"""On a CPU, more logits than that are computed and sampled in parts, for a large vocabulary's take
+much memory. Each part reads the weights again."""
 
 
 class StepOutput:
