@@ -29,8 +29,6 @@ def started() -> Iterator[tuple[RunningEngine, httpx.Response]]:
     port = free_port()
     with RunningEngine(
         *("--port", str(port), "--num-gpu-blocks-override", "64", "--max-num-seqs", "16"),
-        # Rounds so finely that a text does not depend on who else is in the batch.
-        *("--dtype", "float32"),
     ) as engine:
         engine.wait_for_line(" pid ")  # An actor runs: the port is bound, the model still loads.
         engine.freeze("worker")
