@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokenreel.actors.worker import model_runner
 from tokenreel.messages.sampling import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -205,3 +206,27 @@ def test_long_contexts_are_the_same_however_they_are_cut_and_by_any_number_of_th
             lengths = {companion.seq_id: 1 for companion in companions}
             other.step(lengths | {sequence.seq_id: min(missing, chunk)})
         assert torch.equal(other.bits(sequence), expected)
+
+
+def test_logits_in_parts_choose_the_same_tokens(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Parts of two rows, the last of one; log-probabilities find their sequences again."""
+    model = small_model("llama").decoder
+    samplings = [ADJUSTED, GREEDY, SAMPLED, ADJUSTED, GREEDY]
+
+    def run() -> list[Any]:
+        driver = new_driver(model)
+        sequences = [driver.add(random_tokens(7, i), each) for i, each in enumerate(samplings)]
+        outputs = [driver.step({s.seq_id: 7 for s in sequences})]
+        outputs += [driver.step({s.seq_id: 1 for s in sequences}) for _ in range(3)]
+        return [(output.outputs, output.logprobs) for output in outputs]
+
+    whole = run()
+    assert [len(logprobs) for _, logprobs in whole] == [2] * 4
+    row_bytes = 4 * model.config.vocab_size
+    monkeypatch.setattr(model_runner, "MAX_CPU_LOGITS_BYTES", 2 * row_bytes)
+    assert run() == whole
