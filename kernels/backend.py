@@ -85,7 +85,7 @@ class Backend(Protocol):
 
 
 def choose_backend(device: torch.device) -> Backend:
-    """The backend for `device`: PyTorch operations on a CPU, Triton kernels on CUDA.
+    """The backend for `device`: PyTorch on a CPU (the reference), Triton kernels on CUDA.
 
     Raises ValueError for any other kind of device.
     """

@@ -1,4 +1,4 @@
-"""Paged attention on a CPU, from PyTorch operations. It may not import triton.
+"""Paged attention on a CPU, from PyTorch operations: the reference. It may not import triton.
 
 A layer gathers the contexts of one group of sequences at a time into a dense batch and runs
 PyTorch's fused attention on it. The groups are planned once per step (`sequence_groups`).

@@ -11,7 +11,7 @@ from tokenreel.actors.worker.model_config import DTYPES
 DTYPE_OF_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 QUANTIZATIONS = ("int8", "int8-weight-only")
 SMALL_MODEL_PARAMETERS = 16_000_000
-"""Under so many, a step's time is that of calling operations, not of their work."""
+"""Under so many, a step of few tokens is over in about a millisecond."""
 
 
 def choose_device(option: str) -> torch.device:
