@@ -12,7 +12,7 @@ from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.codec import CoreEvent, Effect, decode
 from tokenreel.messages.ids import BlockId, RequestKey, SeqId
 from tokenreel.messages.journal import EFFECT, INPUT, META
-from tokenreel.messages.journal_meta import decode_meta
+from tokenreel.messages.journal_meta import Meta, decode_meta
 from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.requests import AbortRequest, AdmitRequest, RequestAdmitted
 from tokenreel.messages.steps import StepCompleted
@@ -51,12 +51,15 @@ def recorded(run_dir: Path) -> Iterator[tuple[CoreEvent, list[Effect]]]:
         yield event, effects
 
 
+def meta_of(run_dir: Path) -> Meta:
+    for _, _, records in read_records(open_journal(run_dir)):
+        return decode_meta(next(record for record in records if record.type == META).payload)
+    raise AssertionError("a journal without segments")
+
+
 def new_engine(run_dir: Path) -> Engine:
     """The core as the run started it."""
-    for _, _, records in read_records(open_journal(run_dir)):
-        meta = decode_meta(next(record for record in records if record.type == META).payload)
-        return Engine(msgspec.convert(meta.configuration, CoreConfig))
-    raise AssertionError("a journal without segments")
+    return Engine(msgspec.convert(meta_of(run_dir).configuration, CoreConfig))
 
 
 def final_engine(run_dir: Path) -> Engine:

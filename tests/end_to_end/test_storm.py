@@ -19,6 +19,7 @@ import pytest
 from captured_run import (
     aborted_blocks,
     final_engine,
+    meta_of,
     new_engine,
     outputs_by_seed,
     recorded,
@@ -189,6 +190,7 @@ def test_pressure_changes_no_text(storm: Storm) -> None:
     any batch, so this holds for texts drawn from all of the vocabulary too."""
     for seed, texts in storm.texts.items():
         assert texts == storm.alone[seed if seed in storm.alone else seed % len(QUESTIONS)], seed
+    assert meta_of(storm.engine.journal).facts["batch_invariant"] is True
 
 
 def test_there_was_pressure(storm: Storm) -> None:
