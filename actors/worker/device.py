@@ -53,7 +53,7 @@ def choose_quantization(option: str | None, device: torch.device) -> str | None:
 
 def check_batch_invariance(is_asked: bool, device: torch.device) -> bool:
     """`--batch-invariant`: whether logits depend on nothing but their sequence. It cannot be turned
-    off: the CPU's kernels have one order of every sum, and none is faster with another."""
+    off: the CPU's kernels have one order for every sum, and no other to choose from."""
     is_given = device.type == "cpu"
     if is_asked and not is_given:
         raise StartError(
