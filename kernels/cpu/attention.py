@@ -19,14 +19,13 @@ from tokenreel.kernels.cpu.attention_plan import (
     visible_groups,
 )
 from tokenreel.kernels.cpu.attention_products import CHUNK, TALL, add_values, score
+from tokenreel.kernels.cpu.compiler import inlined, part
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     exp,
     first_lanes,
     fma,
-    inlined,
     largest_lane,
     load,
     maximum,
@@ -47,7 +46,7 @@ def attention_scratch_size(head_dim: int) -> int:
     return TILE_ROWS * (padded + CHUNK + 1) + states
 
 
-@compiled
+@part
 def attention_item(
     item,
     shape,
@@ -118,7 +117,7 @@ def attention_item(
             _write(unit, shape, first_token, own, 0, attended, attended_stride)
 
 
-@compiled
+@part
 def attention_merge(merge, shape, plan, query_start_loc, attended, attended_stride):
     """Joins and writes the results of splits that were computed apart: merge `merge` of the
     `plan.counts[1]`, once all items of the layer are done, and before the next layer's."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.kernels.cpu.vector import LANES, compiled, inlined
+from tokenreel.kernels.cpu.compiler import inlined, part
+from tokenreel.kernels.cpu.vector import LANES
 
 TILE_ROWS = 48
 SPLIT = 16
@@ -94,7 +95,7 @@ def num_groups(position, block_size):
     return position // block_size * groups_per_block + position % block_size // LANES + 1
 
 
-@compiled
+@part
 def plan_attention(shape, query_start_loc, context_lens, num_seqs, num_threads, plan):
     """Fills `plan` for a step of the first `num_seqs` sequences, to be run by `num_threads`."""
     tiles, cost = _estimate(shape, query_start_loc, context_lens, num_seqs)

@@ -3,6 +3,7 @@
 import math
 
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.decoder_step import multiply, multiply_factors, normalize
 from tokenreel.kernels.cpu.factors import factors
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest
@@ -10,7 +11,6 @@ from tokenreel.kernels.cpu.greedy_screen import best_of_panels, screen_row
 from tokenreel.kernels.cpu.int8_rows import row_bytes
 from tokenreel.kernels.cpu.product import PANEL, sums
 from tokenreel.kernels.cpu.team import barrier, next_item
-from tokenreel.kernels.cpu.vector import compiled
 
 PHASES = 4
 

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
 from tokenreel.kernels.cpu.attention import attention_item, attention_merge
 from tokenreel.kernels.cpu.attention_plan import plan_attention
+from tokenreel.kernels.cpu.compiler import compiled, part
 from tokenreel.kernels.cpu.factors import factors, make_factor
 from tokenreel.kernels.cpu.finish import AddTo, Keep, SiluAndMultiply, finish
 from tokenreel.kernels.cpu.norm import rms_norm
 from tokenreel.kernels.cpu.product import ROWS, sums
 from tokenreel.kernels.cpu.rotary import rotate_and_store
 from tokenreel.kernels.cpu.team import barrier, next_item
-from tokenreel.kernels.cpu.vector import LANES, compiled, load, store
+from tokenreel.kernels.cpu.vector import LANES, load, store
 
 Array = NDArray[Any]
 
@@ -105,7 +106,7 @@ class Scratch(NamedTuple):
     """AMX's configuration."""
 
 
-@compiled
+@part
 def embed(meeting, phase, token_ids, embedding, shape, scratch):
     stride = shape.hidden_stride
     while True:
@@ -118,7 +119,7 @@ def embed(meeting, phase, token_ids, embedding, shape, scratch):
     barrier(meeting)
 
 
-@compiled
+@part
 def normalize(meeting, phase, hidden, num_tokens, gain, shape, scratch):
     """hidden -> rows"""
     stride = shape.hidden_stride
@@ -135,7 +136,7 @@ def normalize(meeting, phase, hidden, num_tokens, gain, shape, scratch):
     barrier(meeting)
 
 
-@compiled
+@part
 def make_factors(meeting, phase, rows, stride, num_rows, scratch):
     if scratch.factors is None:
         return
@@ -147,14 +148,14 @@ def make_factors(meeting, phase, rows, stride, num_rows, scratch):
     barrier(meeting)
 
 
-@compiled
+@part
 def multiply(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch):
     """rows x weights, handed to `target` panel by panel."""
     rows, stride = factors(rows, stride, scratch.factors)
     multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch)
 
 
-@compiled
+@part
 def multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch):
     """`multiply`, of rows in the format that the weights want."""
     num_panels = weights.shape[0]
@@ -224,7 +225,7 @@ def forward(
     end_tiles()
 
 
-@compiled
+@part
 def rotate(meeting, phase, shape, kind, rotations, gains, keys, values, inputs, scratch):
     """Positions into queries and keys, keys and values into the cache."""
     num_tokens = len(inputs.token_ids)
@@ -252,7 +253,7 @@ def rotate(meeting, phase, shape, kind, rotations, gains, keys, values, inputs, 
     barrier(meeting)
 
 
-@compiled
+@part
 def attend(rank, meeting, phase, shape, kind, plan, keys, values, inputs, scratch):
     """qkv and cache -> attended"""
     attended, stride = scratch.attended, shape.attended_stride
@@ -285,7 +286,7 @@ def attend(rank, meeting, phase, shape, kind, plan, keys, values, inputs, scratc
     barrier(meeting)
 
 
-@compiled
+@part
 def transform(rank, meeting, phase, num_tokens, layer, shape, weights, scratch):
     """The layer's MLP."""
     gain = weights.mlp_gain[layer]

@@ -6,6 +6,7 @@
 from numba import types
 from numba.extending import overload
 
+from tokenreel.kernels.cpu.compiler import PART
 from tokenreel.kernels.cpu.int8_rows import quantize_row, row_bytes
 
 
@@ -19,14 +20,14 @@ def make_factor(rows, stride, row, space):
     raise NotImplementedError("for compiled functions only")
 
 
-@overload(factors)
+@overload(factors, jit_options=PART)
 def _overload_factors(rows, stride, space):
     if isinstance(space, types.NoneType):
         return lambda rows, stride, space: (rows, stride)
     return lambda rows, stride, space: (space, row_bytes(stride))
 
 
-@overload(make_factor)
+@overload(make_factor, jit_options=PART)
 def _overload_make_factor(rows, stride, row, space):
     if isinstance(space, types.NoneType):
         return lambda rows, stride, row, space: None

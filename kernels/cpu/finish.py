@@ -11,11 +11,11 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import PART, part
 from tokenreel.kernels.cpu.product import PANEL
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     exp,
     first_lanes,
     largest_or_nan,
@@ -65,14 +65,14 @@ def finish(target, sums, row, num_rows, panel):
     raise NotImplementedError("for compiled functions only")
 
 
-@overload(finish)
+@overload(finish, jit_options=PART)
 def _overload_finish(target, sums, row, num_rows, panel):
     if isinstance(target, types.NamedTuple):
         return _FINISHES.get(target.instance_class)
     return None
 
 
-@compiled
+@part
 def _biased(sums, i, column, bias):
     total = load(sums, i * PANEL + column % PANEL)
     if len(bias) == 0:
@@ -120,7 +120,7 @@ _FINISHES = {
 }
 
 
-@compiled
+@part
 def _sigmoid(x):
     """Of less than -87 it is 1.6e-38, so that the exponential does not overflow."""
     one = broadcast(1.0)

@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.kernels.cpu import int8_product
+from tokenreel.kernels.cpu.compiler import inlined, part
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, quantize_row, row_bytes
 from tokenreel.kernels.cpu.lane_selection import count_at_least
 from tokenreel.kernels.cpu.product import PANEL, padded, sums
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     fma,
-    inlined,
     largest_or_nan,
     load,
     maximum,
@@ -105,7 +104,7 @@ def new_screened_rows(num_rows: int, stride: int) -> ScreenedRows:
     )
 
 
-@compiled
+@part
 def screen_row(rows, stride, row, screened):
     """Brings a float32 row to 8 bits, and measures what is lost. One that the bounds do not hold
     for has every panel looked at."""
@@ -126,7 +125,7 @@ def screen_row(rows, stride, row, screened):
         screened.norms[row] = screened.losses[row] = _UNBOUNDED
 
 
-@compiled
+@part
 def best_of_panels(row, rows, stride, head, screen, screened, peaks, vocab_size, place):
     """-> the first token with the row's largest logit, and that logit; NaN if a logit may be.
 

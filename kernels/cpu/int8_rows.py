@@ -8,14 +8,14 @@ vLLM and of LLM.int8() (Dettmers et al., 2022), without its outliers.
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
+from tokenreel.kernels.cpu.compiler import PART, part
 from tokenreel.kernels.cpu.floats_in_bytes import write_float
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
     call_llvm,
-    compiled,
     f32x16,
     load,
     store,
@@ -33,19 +33,19 @@ _I32 = ir.IntType(32)
 _INTEGERS = ir.VectorType(_I32, LANES)
 
 
-@compiled
+@register_jitable(**PART)
 def row_bytes(depth):
     """From one row to the next; a multiple of a cache line."""
     return scale_place(depth) + STEP
 
 
-@compiled
+@register_jitable(**PART)
 def scale_place(depth):
     """Where in a row its scale is."""
     return (depth + STEP - 1) // STEP * STEP
 
 
-@compiled
+@part
 def quantize_row(source, offset, depth, rows, row):
     """-> the scale. source: `depth` float32 elements from `offset`, padded with zeros to a
     multiple of 16.

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tokenreel.kernels.cpu import product
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
+from tokenreel.kernels.cpu.compiler import PART, part
 from tokenreel.kernels.cpu.floats_in_bytes import read_floats
 from tokenreel.kernels.cpu.int8_product import quantize
 from tokenreel.kernels.cpu.product import PANEL, fma_panel, sums
-from tokenreel.kernels.cpu.vector import LANES, compiled, load, store
+from tokenreel.kernels.cpu.vector import LANES, load, store
 
 _SCALE_BYTES = 4 * PANEL
 """Behind a panel's weights: 32 scales in float32."""
@@ -37,7 +38,7 @@ def pack(weight: Tensor, for_amx: bool) -> NDArray[np.int8]:
     return torch.cat([packed.reshape(len(packed), -1), epilogue], 1).numpy()
 
 
-@overload(sums)
+@overload(sums, jit_options=PART)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
     if weights.dtype != types.int8 or rows.dtype == types.uint8:
         return None
@@ -63,7 +64,7 @@ def _amx_sums(rows, row, num_rows, stride, weights, panel, out):
     _scale(out, num_rows, weights, end)
 
 
-@compiled
+@part
 def _scale(out, num_rows, weights, scales):
     for column in range(0, PANEL, LANES):
         scale = read_floats(weights, scales + 4 * column)

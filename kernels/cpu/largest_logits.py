@@ -7,7 +7,9 @@ Nothing is sorted. A value that at least k logits reach is found by bisection ov
 import math
 
 import numpy as np
+from numba.extending import register_jitable
 
+from tokenreel.kernels.cpu.compiler import PART, part
 from tokenreel.kernels.cpu.lane_selection import (
     collect,
     count_at_least,
@@ -20,7 +22,6 @@ from tokenreel.kernels.cpu.lane_selection import (
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     largest_lane,
     load,
     maximum,
@@ -33,12 +34,12 @@ CHUNK = 256
 _LOWEST = -float("inf")
 
 
-@compiled
+@register_jitable(**PART)
 def num_chunks(size):
     return (size + CHUNK - 1) // CHUNK
 
 
-@compiled
+@part
 def lane_peaks(logits, start, size, peaks):
     """The largest of the `size` logits at `start`: NaN if any of them is, -inf if there are none.
 
@@ -65,7 +66,7 @@ def lane_peaks(logits, start, size, peaks):
     return largest_lane(largest) + sum_lanes(marks)
 
 
-@compiled
+@part
 def first_equal(logits, start, size, peaks, peak):
     """The number of the first logit that equals `peak`, the largest."""
     for chunk in range(num_chunks(size)):
@@ -78,7 +79,7 @@ def first_equal(logits, start, size, peaks, peak):
     return 0
 
 
-@compiled
+@part
 def collect_logits(logits, start, size, peaks, limit, values, ids):
     """Logits no less than `limit` and their numbers, in order; how many there are.
 
@@ -97,7 +98,7 @@ def collect_logits(logits, start, size, peaks, limit, values, ids):
     return count
 
 
-@compiled
+@part
 def reached_by(values, size, wanted, most):
     """A number that at least `wanted` of `values` reach, and no more than `most` unless equals do
     not allow it: then it is the wanted-th largest of them.
@@ -121,7 +122,7 @@ def reached_by(values, size, wanted, most):
     return from_ordinal(low)
 
 
-@compiled
+@part
 def top_k_bound(peaks, size, k):
     """A number that at least k of a row's `size` logits reach, and rarely many more."""
     num_peaks = num_chunks(size) * LANES

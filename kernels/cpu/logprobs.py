@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import compiled, inlined, part
 from tokenreel.kernels.cpu.largest_logits import (
     collect_logits,
     lane_peaks,
@@ -14,7 +15,6 @@ from tokenreel.kernels.cpu.largest_logits import (
 )
 from tokenreel.kernels.cpu.sampling import RowScratch, weigh
 from tokenreel.kernels.cpu.team import Meeting, barrier, next_item
-from tokenreel.kernels.cpu.vector import compiled, inlined
 
 Array = NDArray[Any]
 
@@ -52,7 +52,7 @@ def log_softmax_rows(
     barrier(meeting)
 
 
-@compiled
+@part
 def log_softmax_row(logits, start, size, num_top, log_sum, top_ids, top, scratch):
     """The `num_top` <= size most likely tokens and their log-probabilities, the lowest of equals
     first, of the `size` float32 logits at `start`.

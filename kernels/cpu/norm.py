@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from tokenreel.kernels.cpu.vector import LANES, broadcast, compiled, fma, load, store, sum_lanes
+from tokenreel.kernels.cpu.compiler import part
+from tokenreel.kernels.cpu.vector import LANES, broadcast, fma, load, store, sum_lanes
 
 
-@compiled
+@part
 def rms_norm(hidden, offset, size, gain, gain_offset, eps, out, out_offset):
     """hidden: `size` float32 elements from `offset`, padded with zeros to a multiple of 16, as are
     gain and out, which may be bfloat16."""

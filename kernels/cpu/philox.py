@@ -5,14 +5,14 @@ Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 20
 
 import numpy as np
 
-from tokenreel.kernels.cpu.vector import compiled
+from tokenreel.kernels.cpu.compiler import part
 
 _MASK, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _EVEN, _ODD = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _EVEN_STEP, _ODD_STEP = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@compiled
+@part
 def uniform(seed, index):
     """The number in [0, 1) that the generator keyed by `seed` has at `index`: 53 random bits.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
+from tokenreel.kernels.cpu.compiler import PART
 from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, splat, widen
 
 PANEL = 32
@@ -63,7 +64,7 @@ def sums(rows, row, num_rows, stride, weights, panel, out):
     raise NotImplementedError("for compiled functions only")
 
 
-@overload(sums)
+@overload(sums, jit_options=PART)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
     if weights.dtype == types.int8:
         return None
@@ -156,7 +157,7 @@ def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
     fma_panel(rows, row, num_rows, stride, weights, panel * depth * PANEL, depth, out)
 
 
-@register_jitable
+@register_jitable(**PART)
 def fma_panel(rows, row, num_rows, stride, weights, first, depth, out):
     """Sums with the 32 columns that lie [depth, 32] from element `first` of the weights."""
     for column in range(0, PANEL, _VECTORS * LANES):

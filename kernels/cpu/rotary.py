@@ -4,20 +4,19 @@ A head's pairs are its elements i and i + head_dim / 2. Source: Su et al., 2021.
 and keys may be normalized head by head, as Qwen3 does.
 """
 
+from tokenreel.kernels.cpu.compiler import inlined, part
 from tokenreel.kernels.cpu.norm import rms_norm
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     fma,
-    inlined,
     load,
     store,
     store_apart,
 )
 
 
-@compiled
+@part
 def rotate_and_store(
     first_token,
     end_token,

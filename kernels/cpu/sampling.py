@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import compiled, inlined, part
 from tokenreel.kernels.cpu.lane_selection import (
     collect_between,
     count_at_least,
@@ -32,9 +33,7 @@ from tokenreel.kernels.cpu.team import Meeting, barrier, next_item
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     exp,
-    inlined,
     load,
     store,
     sum_lanes,
@@ -123,7 +122,7 @@ def sample_rows(
     barrier(meeting)
 
 
-@compiled
+@part
 def sample_row(logits, start, size, temperature, top_k, top_p, min_p, number, scratch):
     """The token that `number` [0, 1) float64 picks from the `size` float32 logits at `start`.
 

@@ -17,7 +17,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from tokenreel.kernels.cpu.vector import call_llvm, compiled, element_pointer
+from tokenreel.kernels.cpu.compiler import part
+from tokenreel.kernels.cpu.vector import call_llvm, element_pointer
 
 SPINS_BEFORE_YIELD = 4000
 """Some 50 us: longer than most items take."""
@@ -76,14 +77,14 @@ def _yield_core(typing):
     return types.void(), generate
 
 
-@compiled
+@part
 def next_item(meeting, phase):
     """The number of an item of `phase` that no thread has taken yet; they count from 0, on and
     on: the caller knows how many there are."""
     return _add(meeting.counters, phase, 1)
 
 
-@compiled
+@part
 def barrier(meeting):
     """Returns once every thread of the team has called it, and seen what the others wrote."""
     if meeting.num_threads == 1:

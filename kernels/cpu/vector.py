@@ -9,13 +9,15 @@ which numpy does not have, is stored as uint16; float16, which Numba does not ha
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, overload, register_model
+
+from tokenreel.kernels.cpu.compiler import PART, part
 
 LANES = 16
 
@@ -27,32 +29,6 @@ _I32 = ir.IntType(32)
 _VECTOR = ir.VectorType(_F32, LANES)
 _INTEGERS = ir.VectorType(_I32, LANES)
 _SHORTS = ir.VectorType(_I16, LANES)
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def compiled(function: Function) -> Function:
-    """Compiles `function` on its first call, to run without the GIL; the result is kept on disk.
-
-    No fastmath: it would let LLVM change the order of additions.
-    """
-    decorated: Function = njit(nogil=True, cache=True, error_model="numpy")(function)
-    return decorated
-
-
-def inlined(function: Function) -> Function:
-    """Compiles `function` into those compiled functions that call it: nobody else can.
-
-    That saves the passing of arrays, which costs some 20 ns a call, and half of the compilation.
-    """
-    decorated: Function = njit(
-        nogil=True,
-        error_model="numpy",
-        forceinline=True,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-    )(function)
-    return decorated
 
 
 class VectorType(types.Type):
@@ -299,7 +275,7 @@ def _define_operator(operation: Callable[..., Any], instruction: str) -> None:
 
         return f32x16(f32x16, f32x16), generate
 
-    @overload(operation)
+    @overload(operation, jit_options=PART)
     def overloaded(a, b):
         if a == f32x16 and b == f32x16:
             return lambda a, b: lanewise(a, b)
@@ -335,7 +311,7 @@ def nearest_whole(typing, vector):
     return f32x16(f32x16), generate
 
 
-@compiled
+@part
 def exp(x):
     """e ** x for x <= 88, lane by lane, to about 1e-7; of less than -87 it is exactly 0.
 

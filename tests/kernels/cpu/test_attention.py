@@ -25,7 +25,12 @@ from tokenreel.kernels.cpu.attention_plan import (
     new_attention_plan,
     plan_attention,
 )
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.product import as_numpy
+
+_attention_item = compiled(attention_item)
+_attention_merge = compiled(attention_merge)
+_plan_attention = compiled(plan_attention)
 
 INTEGERS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 NAN = float("nan")
@@ -133,13 +138,13 @@ def attend(
     context_lens = np.array([part.stop for part in parts], np.int32)
     plan = new_attention_plan(shape, num_tokens, len(parts), max((*context_lens, 1)), num_threads)
     plan.partials.fill(NAN)
-    plan_attention(shape, starts, context_lens, len(parts), num_threads, plan)
+    _plan_attention(shape, starts, context_lens, len(parts), num_threads, plan)
     caches: tuple[Any, Any] = as_numpy(keys), as_numpy(values)
     out: Any = as_numpy(attended)
 
     def compute(item: int) -> None:
         scratch = np.full(attention_scratch_size(shape.head_dim), NAN, np.float32)
-        attention_item(
+        _attention_item(
             item, shape, plan, starts, context_lens, tables, qkv.numpy(), *caches, out, stride,
             scratch,
         )  # fmt: skip
@@ -149,7 +154,7 @@ def attend(
     with ThreadPoolExecutor(num_threads) as threads:
         list(threads.map(compute, items))
     for merge in range(plan.counts[1]):
-        attention_merge(merge, shape, plan, starts, out, stride)
+        _attention_merge(merge, shape, plan, starts, out, stride)
     assert attended[:, stride - 16 :].isnan().all()
     heads = attended[:, :-16].view(num_tokens, shape.num_heads, width)
     assert (heads[..., shape.head_dim :] == 0).all()
@@ -237,7 +242,7 @@ def test_a_long_decode_is_cut_for_two_threads_and_has_the_bits_of_a_prefill() ->
         (decoded,) = attend(shape, decode, torch.bfloat16, num_threads=num_threads)
         assert torch.equal(decoded, prefilled[-1:])
     plan = new_attention_plan(shape, 1, 1, length, 2)
-    plan_attention(shape, np.array([0, 1], np.int32), np.array([length], np.int32), 1, 2, plan)
+    _plan_attention(shape, np.array([0, 1], np.int32), np.array([length], np.int32), 1, 2, plan)
     assert plan.counts.tolist() == [30, 3]
 
 
@@ -245,7 +250,7 @@ def test_short_contexts_need_no_merge() -> None:
     shape = AttentionShape(4, 2, 32, 16, NO_WINDOW, 1.0)
     plan = new_attention_plan(shape, 64, 64, 2048, 2)
     starts, context_lens = np.arange(65, dtype=np.int32), np.full(64, 100, np.int32)
-    plan_attention(shape, starts, context_lens, 64, 2, plan)
+    _plan_attention(shape, starts, context_lens, 64, 2, plan)
     assert plan.counts[1] == 0
     assert plan.items[plan.counts[0]] == 128
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest, finish
 from tokenreel.kernels.cpu.greedy_screen import (
     best_of_panels,
@@ -20,7 +21,6 @@ from tokenreel.kernels.cpu.greedy_screen import (
 )
 from tokenreel.kernels.cpu.int8_rows import row_bytes
 from tokenreel.kernels.cpu.product import PANEL, ROWS, pack, padded, sums
-from tokenreel.kernels.cpu.vector import compiled
 
 Array = NDArray[Any]
 NOT_FINITE = -1

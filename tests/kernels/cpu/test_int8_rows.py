@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.int8_rows import OFFSET, quantize_row, row_bytes, scale_place
-from tokenreel.kernels.cpu.vector import compiled
 
 Floats = NDArray[np.float32]
 POISON = 77

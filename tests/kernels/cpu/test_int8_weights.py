@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tokenreel.kernels.cpu import product
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles, has_amx
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.int8_product import quantize
 from tokenreel.kernels.cpu.int8_weights import pack
 from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, padded, sums
-from tokenreel.kernels.cpu.vector import compiled
 
 needs_amx = pytest.mark.skipif(not has_amx(), reason="this CPU has no AMX")
 

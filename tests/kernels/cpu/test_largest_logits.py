@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.largest_logits import (
     collect_logits,
     first_equal,
@@ -17,6 +18,12 @@ from tokenreel.kernels.cpu.largest_logits import (
     reached_by,
     top_k_bound,
 )
+
+_collect_logits = compiled(collect_logits)
+_first_equal = compiled(first_equal)
+_lane_peaks = compiled(lane_peaks)
+_reached_by = compiled(reached_by)
+_top_k_bound = compiled(top_k_bound)
 
 Array = NDArray[Any]
 SIZES = [1, 2, 15, 16, 17, 31, 255, 256, 257, 300, 511, 512, 1000, 4099]
@@ -36,7 +43,7 @@ def make_row(size: int, seed: int, has_ties: bool = False) -> Array:
 
 def peaks_of(row: Array, size: int) -> tuple[float, Array]:
     peaks = np.full(num_chunks(size) * 16, math.nan, np.float32)
-    return lane_peaks(row, START, size, peaks), peaks
+    return _lane_peaks(row, START, size, peaks), peaks
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -47,7 +54,7 @@ def test_the_first_of_the_largest(size: int, has_ties: bool) -> None:
         logits = row[START : START + size]
         peak, peaks = peaks_of(row, size)
         assert peak == logits.max()
-        assert first_equal(row, START, size, peaks, peak) == logits.argmax()
+        assert _first_equal(row, START, size, peaks, peak) == logits.argmax()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -75,14 +82,14 @@ def test_the_k_largest_are_collected_in_order(size: int, seed: int, k: int, has_
     row = make_row(size, seed, has_ties)
     logits = row[START : START + size]
     _, peaks = peaks_of(row, size)
-    bound = top_k_bound(peaks, size, k)
+    bound = _top_k_bound(peaks, size, k)
     values = np.full(size + 16, math.nan, np.float32)
     ids = np.full(size + 1, -1, np.int32)
-    count = collect_logits(row, START, size, peaks, bound, values, ids)
+    count = _collect_logits(row, START, size, peaks, bound, values, ids)
     assert k <= count
     assert ids[:count].tolist() == np.flatnonzero(logits >= bound).tolist()
     assert (values[:count] == logits[ids[:count]]).all()
 
-    limit = reached_by(values, count, k, k)
+    limit = _reached_by(values, count, k, k)
     kth = np.sort(logits)[-k]
     assert (values[:count] >= limit).tolist() == (values[:count] >= kth).tolist()

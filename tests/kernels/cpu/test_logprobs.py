@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.logprobs import log_softmax_row
 from tokenreel.kernels.cpu.sampling import make_row_scratch
+
+_log_softmax_row = compiled(log_softmax_row)
 
 START = 3
 
@@ -32,7 +35,7 @@ def test_the_most_likely_come_first(size: int, kind: str) -> None:
         log_sum = np.full(2, math.nan, np.float32)
         top_ids, top = np.full(size, -1), np.full(size, math.nan, np.float32)
         scratch = make_row_scratch(size)
-        log_softmax_row(row, START, size, num_top, log_sum, top_ids, top, scratch)
+        _log_softmax_row(row, START, size, num_top, log_sum, top_ids, top, scratch)
         found = logits - log_sum[0] - log_sum[1]
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)
         assert top_ids[:num_top].tolist() == order[:num_top].tolist()
@@ -45,6 +48,6 @@ def test_a_row_that_is_not_finite_has_none(bad: float) -> None:
     row[299] = bad
     log_sum = np.zeros(2, np.float32)
     top_ids, top = np.full(3, -1), np.full(3, math.nan, np.float32)
-    log_softmax_row(row, 0, 300, 3, log_sum, top_ids, top, make_row_scratch(300))
+    _log_softmax_row(row, 0, 300, 3, log_sum, top_ids, top, make_row_scratch(300))
     assert np.isnan(log_sum).all()
     assert top_ids.tolist() == [0, 0, 0]

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles, has_amx
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import AddTo, Keep, KeepLargest, SiluAndMultiply, finish
 from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, pack, padded, sums
-from tokenreel.kernels.cpu.vector import LANES, compiled
+from tokenreel.kernels.cpu.vector import LANES
 
 Array = NDArray[Any]
 KINDS = [

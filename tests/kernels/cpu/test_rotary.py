@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenreel.kernels.cpu.attention_plan import NO_WINDOW, AttentionShape
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.product import as_numpy
 from tokenreel.kernels.cpu.rotary import rotate_and_store
+
+_rotate_and_store = compiled(rotate_and_store)
 
 EPS = 1e-6
 MAX_POSITIONS = 300
@@ -71,7 +74,7 @@ def test_agrees_with_pytorch(
     first, end = num_tokens // 3, num_tokens
     before = qkv.clone()
 
-    rotate_and_store(
+    _rotate_and_store(
         first,
         end,
         shape,
@@ -123,7 +126,7 @@ def test_a_token_has_the_same_bits_in_any_range(num_alone: int) -> None:
 
     def run(first: int, end: int, rows: Tensor) -> None:
         pages = caches[0], caches[1].reshape(1, 2, 16, 32)
-        rotate_and_store(first, end, shape, positions, slots, *tables, rows.numpy(), *pages)
+        _rotate_and_store(first, end, shape, positions, slots, *tables, rows.numpy(), *pages)
 
     run(0, 7, qkv)
     for first in range(0, 7, num_alone):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.sampling import (
     NOT_FINITE,
     Parameters,
@@ -17,6 +18,8 @@ from tokenreel.kernels.cpu.sampling import (
     sample_rows,
 )
 from tokenreel.kernels.cpu.team import Team
+
+_sample_row = compiled(sample_row)
 
 Array = NDArray[Any]
 BELOW_ONE = 1 - 2.0**-53
@@ -38,7 +41,7 @@ def token_of(
     for array in scratch:
         array.fill(-1 if array.dtype == np.int32 else math.nan)
     shares = np.float32(temperature), np.int64(top_k), np.float32(top_p), np.float32(min_p)
-    token: int = sample_row(row, start, len(logits), *shares, number, scratch)
+    token: int = _sample_row(row, start, len(logits), *shares, number, scratch)
     return token
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.team import Team, barrier, next_item
-from tokenreel.kernels.cpu.vector import compiled
 
 NUM_PHASES, NUM_ITEMS = 40, 500
 

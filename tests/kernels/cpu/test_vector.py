@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
-    compiled,
     exp,
     first_lanes,
     largest_or_nan,

@@ -1,0 +1,104 @@
+"""How functions are compiled: what Python calls, once and kept on disk; its parts with it.
+
+Numba makes machine code of every function, and again of each function that calls it. Here a part
+stays what LLVM reads until the function that Python calls is complete: only that one is optimized
+and becomes machine code, with all of its parts in it. That is a third of the compilation.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.typed_passes import AnnotateTypes, NativeLowering
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compiles `function`, which may be a `part`, on its first call, to run without the GIL; the
+    result is kept on disk.
+
+    No fastmath: it would let LLVM change the order of additions.
+    """
+    source = getattr(function, "py_func", function)
+    decorated: Function = njit(nogil=True, cache=True, error_model="numpy")(source)
+    return decorated
+
+
+def part(function: Function) -> Function:
+    """Compiles `function` into those compiled functions that call it; Python cannot."""
+    decorated: Function = njit(**PART)(function)
+    return decorated
+
+
+def inlined(function: Function) -> Function:
+    """A `part` that is copied to where it is called: passing arrays costs some 20 ns a call."""
+    decorated: Function = njit(forceinline=True, **PART)(function)
+    return decorated
+
+
+class _PartLibrary(JITCodeLibrary):
+    """LLVM's reading of a part, to be linked into what calls it: neither optimized nor loaded."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=False, analysis_only=False)
+class _Begin(LoweringPass):
+    _name = "begin_part"
+
+    def __init__(self) -> None:
+        LoweringPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        name = state.func_id.func_qualname
+        state.library = _PartLibrary(state.targetctx.codegen(), name)
+        # Its function is not looked for in machine code, which there is none of.
+        state.flags.no_compile = True
+        return True
+
+
+@register_pass(mutates_CFG=False, analysis_only=False)
+class _Announce(LoweringPass):
+    """Numba finds the callee of compiled code by the object that Python would call, and wants a
+    builtin. This one, of a string made for the purpose, is like no other; called by mistake it
+    raises TypeError."""
+
+    _name = "announce_part"
+
+    def __init__(self) -> None:
+        LoweringPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        name = f"part {state.func_id.func_qualname}".join
+        lowered = state["cr"]
+        state["cr"] = lowered._replace(cfunc=name)
+        state.targetctx.insert_user_function(name, lowered.fndesc, [state.library])
+        return True
+
+
+class _PartCompiler(CompilerBase):
+    def define_pipelines(self) -> list[Any]:
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.add_pass_after(_Begin, AnnotateTypes)
+        passes.add_pass_after(_Announce, NativeLowering)
+        passes.finalize()
+        return [passes]
+
+
+PART: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": _PartCompiler,
+}
+"""Also for `overload` and `register_jitable`."""
