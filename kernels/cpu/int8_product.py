@@ -61,8 +61,9 @@ def pack(weight: Tensor) -> NDArray[np.int8]:
     num_out, num_in = weight.shape
     whole = steps.new_zeros(padded(num_out), padded(num_in, STEP))
     whole[:num_out, :num_in] = steps
-    panels = whole.view(-1, 2, LANES, whole.shape[1] // STEP, STEP // 4, 4)
-    tiles = panels.permute(0, 3, 1, 4, 2, 5).reshape(len(panels), -1)
+    # Four neighbours along the depth are moved as one number.
+    quads = whole.view(torch.int32).view(-1, 2, LANES, whole.shape[1] // STEP, STEP // 4)
+    tiles = quads.permute(0, 3, 1, 4, 2).contiguous().view(len(quads), -1).view(torch.int8)
     all_scales = scales.new_zeros(len(whole))
     all_scales[:num_out] = scales
     corrections = whole.sum(1, dtype=torch.int32) * OFFSET

@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
 from tokenreel.kernels.cpu.compiler import PART
@@ -38,14 +39,15 @@ def pack(weight: Tensor, for_amx: bool) -> NDArray[Any]:
     Both sizes are padded with zeros to multiples of 32. The elements stay what they are.
     """
     num_out, num_in = weight.shape
-    whole = weight.new_zeros(padded(num_out), padded(num_in))
-    whole[:num_out, :num_in] = weight
+    missing = -num_in % PANEL, -num_out % PANEL
+    whole = pad(weight, (0, missing[0], 0, missing[1])) if any(missing) else weight.contiguous()
     panels = whole.view(-1, PANEL, whole.shape[1])
     if not for_amx:
         return as_numpy(panels.transpose(1, 2).contiguous())
-    pairs = panels.view(-1, 2, LANES, whole.shape[1] // DEPTH, DEPTH // 2, 2)
-    tiles = pairs.permute(0, 3, 1, 4, 2, 5).reshape(len(panels), -1, 2 * LANES * DEPTH)
-    return as_numpy(tiles.contiguous())
+    # A pair is moved as one number: many times as fast.
+    pairs = panels.view({1: torch.int16, 2: torch.int32}[weight.element_size()])
+    tiles = pairs.view(-1, 2, LANES, whole.shape[1] // DEPTH, DEPTH // 2).permute(0, 3, 1, 4, 2)
+    return as_numpy(tiles.contiguous().view(weight.dtype).view(len(panels), -1, 2 * LANES * DEPTH))
 
 
 def as_numpy(tensor: Tensor) -> NDArray[Any]:
