@@ -6,42 +6,100 @@ It may not import numba: the folder is chosen before.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from tokenreel import kernels
+from tokenreel.kernels.cpu.amx_permission import may_use_tiles
 
 VARIABLE = "NUMBA_CACHE_DIR"
 MAX_VERSIONS = 4
-"""Folders of other versions beyond these are removed, the least recently used first."""
+"""Folders of other versions beyond these are removed, the least recently used first. Whoever uses
+one has read it, and what it still writes makes a new one."""
+MIN_FREE_BYTES = 64 << 20
+"""A folder on a fuller disk is not used: Numba would fail on it. Kernels take a few megabytes."""
+LOCK = "lock"
+MAX_WAIT_S = 300.0
+_LOOK_EVERY_S = 0.05
 
 
 def use_kernel_cache() -> Path | None:
     """Points Numba at the folder for these kernels, `tokenreel/kernels` in $XDG_CACHE_HOME or
-    ~/.cache. NUMBA_CACHE_DIR overrides it. If it cannot be written Numba finds a place itself, or
-    compiles at every start: None."""
+    ~/.cache, or else in a folder of this user's among temporary files. NUMBA_CACHE_DIR overrides
+    it. None: Numba finds a place itself."""
     if VARIABLE in os.environ:
         return None
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    parent = Path(home) / "tokenreel" / "kernels"
-    folder = parent / _source_hash()
+    for parent in _places():
+        folder = parent / _name()
+        if _prepare(folder):
+            os.environ[VARIABLE] = str(folder)
+            _remove_old_versions(parent)
+            return folder
+    return None
+
+
+@contextlib.contextmanager
+def kernel_cache_held() -> Iterator[None]:
+    """One process at a time: two that compile at once would mix their files up, and all but the
+    first find what the first has kept. Whoever waits for long goes on all the same."""
+    folder = os.environ.get(VARIABLE)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.touch()
+        file = Path(folder or os.devnull, LOCK).open("w")
     except OSError:
-        return None
-    os.environ[VARIABLE] = str(folder)
-    _remove_old_versions(parent)
-    return folder
+        yield
+        return
+    with file:
+        deadline = time.monotonic() + MAX_WAIT_S
+        while not _is_locked(file.fileno()) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
+        yield
 
 
-def _source_hash() -> str:
-    """Of all kernels and of the compiler; Numba itself minds the processor."""
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # A file system without locks.
+    return True
+
+
+def _places() -> Iterator[Path]:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # Without a home ~ stays as it is.
+    if os.path.isabs(home):
+        yield Path(home) / "tokenreel" / "kernels"
+    yield Path(tempfile.gettempdir()) / f"tokenreel-kernels-{os.getuid()}"
+
+
+def _prepare(folder: Path) -> bool:
+    """Whether this user alone can write it: what is in it will be run."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        folder.touch()
+        for path in (folder.parent, folder):
+            status = path.stat(follow_symlinks=False)
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                return False
+        return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= MIN_FREE_BYTES
+    except OSError:
+        return False
+
+
+def _name() -> str:
+    """A hash of all kernels and the compiler, and of what the system allows; Numba itself minds
+    the processor."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{version('numba')} {version('llvmlite')}".encode())
+    digest.update(f"{version('numba')} {version('llvmlite')} {may_use_tiles()}".encode())
     folder = Path(next(iter(kernels.__path__)), "cpu")
     for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())

@@ -4,6 +4,7 @@ Everything that a person can get wrong ends here, as a `StartError` that says wh
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tokenreel.actors.worker.device import (
     set_num_threads,
 )
 from tokenreel.actors.worker.input_batch import InputBatch
+from tokenreel.actors.worker.kernel_cache import kernel_cache_held
 from tokenreel.actors.worker.kv_cache import (
     GIB,
     available_device_bytes,
@@ -38,6 +40,7 @@ from tokenreel.actors.worker.weights import (
     model_hash,
 )
 from tokenreel.kernels.backend import choose_backend
+from tokenreel.kernels.cpu.compiler import compilation_told
 from tokenreel.messages.ids import BlockId, Row, SeqId, StepId
 from tokenreel.messages.lifecycle import WorkerReady
 from tokenreel.messages.options import EngineOptions
@@ -160,9 +163,14 @@ def make_runner(
     runner = _new_runner(options, model, max_model_len, num_blocks)
     # First steps pay for what is compiled, or set up by libraries, when it is first used.
     length = min(block_size, max_model_len, options.max_num_batched_tokens)
-    for sampling in EVERY_WAY_TO_SAMPLE:
-        _run_alone(runner, _prompts(1, length, block_size, sampling))
+    with kernel_cache_held(), compilation_told(_tell_of_compilation):
+        for sampling in EVERY_WAY_TO_SAMPLE:
+            _run_alone(runner, _prompts(1, length, block_size, sampling))
     return runner, num_blocks
+
+
+def _tell_of_compilation() -> None:
+    print("compiling kernels for this processor, once: some 15 s", file=sys.stderr, flush=True)
 
 
 def num_parameters(config: DecoderConfig) -> int:

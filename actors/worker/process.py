@@ -4,6 +4,7 @@ PyTorch is imported when the actor starts, after the process has been tied to it
 """
 
 import contextlib
+import gc
 import os
 import sys
 from collections import deque
@@ -55,9 +56,12 @@ class WorkerActor(Actor):
         # library when it is loaded, with PyTorch.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         use_kernel_cache()
+        # What is made meanwhile mostly stays; collections took a tenth of the compilation.
+        gc.disable()
         from tokenreel.actors.worker.loading import load
 
         loaded = load(self.runtime.options)
+        gc.enable()
         self._runner = loaded.runner
         self.runtime.outboxes[CORE].send(encode(loaded.ready))
         self.runtime.ready(loaded.detail)

@@ -6,9 +6,7 @@ a row's result does not depend on the rows beside it. Denormal numbers count as 
 Source: Intel, Architecture Instruction Set Extensions Programming Reference, chapter on AMX.
 """
 
-import ctypes
 import functools
-import platform
 
 import numpy as np
 from llvmlite import binding, ir
@@ -16,6 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tokenreel.kernels.cpu.amx_permission import may_use_tiles
 from tokenreel.kernels.cpu.vector import call_llvm, element_pointer, splat
 
 TILE = 16
@@ -24,7 +23,6 @@ TILE_BYTES = 1024
 DEPTH = 32
 """bfloat16 numbers in a row of a tile."""
 _WIDENED_STEPS = 4
-_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_TILE_DATA = 158, 0x1023, 18
 
 _I8 = ir.IntType(8)
 _I32 = ir.IntType(32)
@@ -35,13 +33,8 @@ _BYTES = _I8.as_pointer()
 @functools.cache
 def has_amx() -> bool:
     """Whether this processor has AMX for bfloat16, and the system lets this process use it."""
-    if platform.machine() != "x86_64":
-        return False
     features = binding.get_host_cpu_features()
-    if not (features.get("amx-tile") and features.get("amx-bf16")):
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_TILE_DATA) == 0)
+    return bool(features.get("amx-tile") and features.get("amx-bf16")) and may_use_tiles()
 
 
 def _tile_configuration() -> np.ndarray:

@@ -5,13 +5,15 @@ stays what LLVM reads until the function that Python calls is complete: only tha
 and becomes machine code, with all of its parts in it. That is a third of the compilation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from numba import njit
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.event import Event, Listener, install_listener
 from numba.core.typed_passes import AnnotateTypes, NativeLowering
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,6 +40,27 @@ def inlined(function: Function) -> Function:
     """A `part` that is copied to where it is called: passing arrays costs some 20 ns a call."""
     decorated: Function = njit(forceinline=True, **PART)(function)
     return decorated
+
+
+@contextmanager
+def compilation_told(tell: Callable[[], None]) -> Iterator[None]:
+    """Calls `tell`, once, if anything is compiled meanwhile that was not kept on disk."""
+    with install_listener("numba:compile", _Teller(tell)):
+        yield
+
+
+class _Teller(Listener):
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._has_told = False
+
+    def on_start(self, event: Event) -> None:
+        if not self._has_told:
+            self._has_told = True
+            self._tell()
+
+    def on_end(self, event: Event) -> None:
+        pass
 
 
 class _PartLibrary(JITCodeLibrary):

@@ -1,0 +1,67 @@
+"""Whatever a request may ask for, it never waits for the compiler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tokenreel.actors.worker.loading import load
+from tokenreel.kernels.cpu.compiler import compilation_told, compiled
+from tokenreel.messages.options import EngineOptions
+from tokenreel.messages.sampling import SamplingParams
+
+REQUESTS = [
+    SamplingParams(temperature=0),
+    SamplingParams(temperature=0, num_logprobs=5),
+    SamplingParams(),
+    SamplingParams(top_k=3, seed=1),
+    SamplingParams(top_p=0.5, min_p=0.1, num_logprobs=0),
+    SamplingParams(presence_penalty=1.0, frequency_penalty=0.5, repetition_penalty=1.2),
+    SamplingParams(logit_bias=((3, 2.0),), num_logprobs=2),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_nothing_is_compiled_after_start_up(
+    dtype: str,
+    quantization: str | None,
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    directory = str(small_model("qwen3").directory)
+    options = EngineOptions(
+        model=directory,
+        served_model_name="m",
+        device="cpu",
+        dtype=dtype,
+        quantization=quantization,
+    )
+    model = load(options).runner._model
+    told: list[str] = []
+    with compilation_told(lambda: told.append("compiled")):
+        driver = new_driver(model)
+        for sampling in REQUESTS:
+            alone = driver.add(random_tokens(9), sampling)
+            driver.step({alone.seq_id: 4})
+            driver.step({alone.seq_id: 5})
+            driver.decode([alone], 2)
+            driver.remove(alone)
+        together = [driver.add(random_tokens(9), sampling) for sampling in REQUESTS]
+        driver.step({sequence.seq_id: 9 for sequence in together})
+        driver.decode(together, 2)
+    assert not driver.failures
+    assert not told
+
+
+def test_compilation_is_told_of_once() -> None:
+    @compiled
+    def following(number):  # type: ignore[no-untyped-def]
+        return number + 1
+
+    told: list[str] = []
+    with compilation_told(lambda: told.append("compiled")):
+        following(1)
+        following(1.5)
+    assert told == ["compiled"]

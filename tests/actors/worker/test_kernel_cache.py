@@ -1,0 +1,134 @@
+"""Where kernels are kept: found again, one writer at a time, never where others could write."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenreel.actors.worker import kernel_cache
+from tokenreel.actors.worker.kernel_cache import (
+    MAX_VERSIONS,
+    VARIABLE,
+    kernel_cache_held,
+    use_kernel_cache,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache; temporary files go beside it."""
+    monkeypatch.setenv(VARIABLE, "put back when the test ends")
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernel_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    return tmp_path
+
+
+def test_the_same_kernels_have_the_same_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = use_kernel_cache()
+    assert folder is not None
+    assert os.environ[VARIABLE] == str(folder)
+    assert folder.parent == home / "cache" / "tokenreel" / "kernels"
+    monkeypatch.delenv(VARIABLE)
+    assert use_kernel_cache() == folder
+
+
+def test_the_variable_overrides_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "elsewhere")
+    assert use_kernel_cache() is None
+    assert os.environ[VARIABLE] == "elsewhere"
+
+
+def test_code_for_tiles_is_not_found_where_the_system_forbids_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = set()
+    for allowed in (True, False):
+        monkeypatch.setattr(kernel_cache, "may_use_tiles", lambda allowed=allowed: allowed)
+        monkeypatch.delenv(VARIABLE, raising=False)
+        folders.add(use_kernel_cache())
+    assert len(folders) == 2
+
+
+def _block(home: Path) -> None:
+    (home / "cache").write_text("a file where a folder should be")
+
+
+def _let_others_write(home: Path) -> None:
+    folder = home / "cache" / "tokenreel" / "kernels"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+
+
+@pytest.mark.parametrize("spoil", [_block, _let_others_write])
+def test_a_home_that_cannot_be_used_is_replaced(home: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(home)
+    folder = use_kernel_cache()
+    assert folder is not None
+    assert folder.parent == home / f"tokenreel-kernels-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_home_the_working_directory_is_left_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    folder = use_kernel_cache()
+    assert folder is not None
+    assert folder.is_relative_to(home)
+
+
+def test_old_versions_go_and_this_one_stays(home: Path) -> None:
+    parent = home / "cache" / "tokenreel" / "kernels"
+    for number in range(MAX_VERSIONS + 2):
+        folder = parent / f"version {number}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (number, number))
+    parent.chmod(0o700)
+    current = use_kernel_cache()
+    assert current is not None
+    kept = {path.name for path in parent.iterdir()}
+    last = range(3, MAX_VERSIONS + 2)
+    assert kept == {current.name, *(f"version {number}" for number in last)}
+
+
+def _hold(connection: Any) -> None:
+    with kernel_cache_held():
+        connection.send("held")
+        connection.recv()
+
+
+def test_one_process_compiles_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = use_kernel_cache()
+    assert folder is not None
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_hold, args=(there,), daemon=True)
+    process.start()
+    assert here.recv() == "held"
+    looks = []
+
+    def look_again(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            here.send("leave")
+            process.join()
+
+    monkeypatch.setattr(kernel_cache.time, "sleep", look_again)
+    with kernel_cache_held():
+        assert len(looks) == 3
+    assert process.exitcode == 0
+
+
+def test_what_cannot_be_locked_is_used_all_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kernel_cache_held():
+        pass
+    monkeypatch.setenv(VARIABLE, str(home / "missing"))
+    with kernel_cache_held():
+        pass
