@@ -100,7 +100,7 @@ def open_target(
     with Engine(model, engine_flags) as engine:
         with telling("starting engine-up", not options.disable_tqdm):
             url = engine.wait_until_ready(options.ready_check_timeout_sec)
-        endpoint = _endpoint(url, options)
+        endpoint = endpoint_at(url, options)
         server = Server(
             url=url,
             model=engine.model_name,
@@ -132,7 +132,7 @@ def vocab_size_of(model: Path) -> int | None:
 
 
 def _running(url: str, model: Path | None, options: argparse.Namespace) -> Target:
-    endpoint = _endpoint(url, options)
+    endpoint = endpoint_at(url, options)
 
     async def ask() -> str:
         try:
@@ -148,7 +148,8 @@ def _running(url: str, model: Path | None, options: argparse.Namespace) -> Targe
     return Target(endpoint, Server(url=url, model=name), vocab_size)
 
 
-def _endpoint(url: str, options: argparse.Namespace) -> Endpoint:
+def endpoint_at(url: str, options: argparse.Namespace) -> Endpoint:
+    """With the headers and the key that the command line and the environment give."""
     headers = dict(getattr(options, "header", []))
     key = _api_key(options.engine_flags)
     if key and not {"authorization"} & {name.lower() for name in headers}:

@@ -128,7 +128,9 @@ def test_throughput_and_latency_count_every_token(engine: str, tmp_path: Path) -
 def test_startup_tells_ready_and_first_token(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     repeats = ("--num-iters-cold", "1", "--num-iters-warm", "1", "--num-iters-warmup", "0")
-    bench("startup", *repeats, "--json", str(path), "--plot", str(tmp_path / "r.svg"), *STUB)
+    where = ("--json", str(path), "--plot", str(tmp_path / "r.svg"))
+    bench("startup", *repeats, *where, *STUB, "--api-key", "hush")
+    assert "hush" not in path.read_text()
     assert "<svg" in (tmp_path / "r.svg").read_text()
     result = read(path)
     assert [start["is_cold"] for start in result["starts"]] == [True, False]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenreel.tools import up_values as values
-from tokenreel.tools.bench.client.address import parse_address
-from tokenreel.tools.bench.client.endpoint import Endpoint
 from tokenreel.tools.bench.client.load import Load
 from tokenreel.tools.bench.flags import (
     add_length_flags,
@@ -34,7 +32,7 @@ from tokenreel.tools.bench.results.result import (
 )
 from tokenreel.tools.bench.session import run_load
 from tokenreel.tools.bench.settings import settings_of
-from tokenreel.tools.bench.target import Target, model_directory, vocab_size_of
+from tokenreel.tools.bench.target import Target, endpoint_at, model_directory, vocab_size_of
 
 CACHE_VARIABLES = (
     "NUMBA_CACHE_DIR",
@@ -148,7 +146,7 @@ def _start(options: argparse.Namespace, model: Path, caches: Path, *, is_cold: b
     with Engine(given, options.engine_flags, environment) as engine:
         url = engine.wait_until_ready(options.ready_check_timeout_sec)
         server = Server(url=url, model=engine.model_name)
-        target = Target(Endpoint(parse_address(url)), server, vocab_size_of(model))
+        target = Target(endpoint_at(url, options), server, vocab_size_of(model))
         first_token = _ask_once(target, options)
         return Start(
             is_cold=is_cold,
