@@ -13,7 +13,8 @@ import httptools
 
 from tokenreel.tools.bench.client.address import Address
 
-MAX_HEAD_BYTES = 64 << 10
+MAX_ANSWER_BYTES = 1 << 30
+"""Head and body: whoever sends more would fill this machine's memory."""
 
 
 class ConnectionFailed(Exception):
@@ -80,6 +81,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._at_s = perf_counter()
         self._num_bytes += len(data)
+        if self._num_bytes > MAX_ANSWER_BYTES:
+            self._fail(ConnectionFailed(f"the answer is larger than {MAX_ANSWER_BYTES} bytes"))
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):

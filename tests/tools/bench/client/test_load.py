@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from scripted_server import HEAD, Exchange, ScriptedServer, stream_of, token_event, usage_event
 
+from tokenreel.tools.bench.client import connection
 from tokenreel.tools.bench.client.endpoint import Endpoint, NotServed
 from tokenreel.tools.bench.client.load import TIMED_OUT, Ask, Load, Measured, Outcome
 
@@ -122,6 +123,19 @@ async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_was_said(
     async with ScriptedServer(script) as server:
         measured = await put(server, 2, timeout_s=0.05)
     assert reasons(measured) == {TIMED_OUT: 2}
+
+
+async def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_ANSWER_BYTES", 1 << 16)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD)
+        while True:
+            await exchange.chunk(token_event("a" * 1000))
+
+    async with ScriptedServer(script) as server:
+        measured = await put(server, 2)
+    assert reasons(measured) == {"the answer is larger than 65536 bytes": 2}
 
 
 async def test_nobody_there_is_a_failure_of_each_request() -> None:
