@@ -16,6 +16,7 @@ from running_engine import RunningEngine
 StartEngine = Callable[..., RunningEngine]
 MODEL = "tokenreel-demo"
 REQUEST: Any = {"model": MODEL, "prompt": "x", "max_tokens": 20, "seed": 1}
+CHAT_REQUEST: Any = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
 ROLES = ["frontend", "input_processor", "engine_core", "worker", "detokenizer"]
 STOPPING = "running requests have"
 
@@ -78,9 +79,9 @@ def test_a_killed_actor_ends_every_stream_in_band_and_the_engine_with_an_error(
 ) -> None:
     engine = start_engine("--stub-worker").wait_until_ready()
     with engine.client() as client, ThreadPoolExecutor(1) as threads:
-        running = client.completions.create(**REQUEST | {"max_tokens": 1500}, stream=True)
-        first = next(iter(running))
         engine.freeze("worker")
+        running = client.chat.completions.create(**CHAT_REQUEST, stream=True)
+        first = next(iter(running))  # Who speaks; the text waits for the worker.
         streams = [running, *(client.completions.create(**REQUEST, stream=True) for _ in range(3))]
         whole = threads.submit(lambda: client.completions.create(**REQUEST))
         engine.kill(role)
@@ -93,7 +94,7 @@ def test_a_killed_actor_ends_every_stream_in_band_and_the_engine_with_an_error(
             whole.result()
         if role != "worker":
             engine.thaw("worker")
-    assert first.choices[0].finish_reason is None
+    assert first.choices[0].delta.role == "assistant"
     assert engine.wait_for_exit() == 1
     (complaint,) = engine.complaints
     assert complaint.startswith(f"engine-up: {role} was killed")
