@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tokenreel.messages.lifecycle import ActorDied, DrainRequested, SystemReady
+from tokenreel.messages.outputs import TextChunk, TextEmitted
 
 COMPLETIONS = "/v1/completions"
 
@@ -107,6 +108,28 @@ async def test_a_dead_actor_ends_every_stream_in_band(start_ready: Any, path: st
     await refuses(frontend, "engine_dead")
     for client in (running, waiting, whole):
         await client.leave()
+
+
+async def test_what_came_before_the_death_goes_out_before_the_error(start_ready: Any) -> None:
+    """Also if both came in one turn: the text is still to be written when the call fails."""
+    frontend = await start_ready()
+    engine = frontend.engine
+    engine.answers = None
+    client = await frontend.open(COMPLETIONS, {"prompt": "a", "stream": True})
+    request = await engine.next_submit()
+    engine.admit(request)
+    engine.text(request.key, "one")
+    await client.read_until(b"one")
+    chunks = [
+        TextChunk(request.key, 0, 3 + place, text, 2 + place) for place, text in enumerate("xyz")
+    ]
+    frontend.client.on_message(TextEmitted(chunks))
+    frontend.client.on_message(ActorDied("engine_core", 0, "killed by signal 9"))
+    stream = await client.read_until(b"}}\n\n\r\n0\r\n")
+    places = [stream.index(b'"text":"%b"' % text) for text in (b"x", b"y", b"z")]
+    assert places == sorted(places)
+    assert in_band_error(stream)["code"] == "engine_dead"
+    await client.leave()
 
 
 async def test_a_dead_actor_while_draining_is_told_once(start_ready: Any) -> None:
