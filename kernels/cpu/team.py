@@ -131,6 +131,8 @@ class Team:
             for start in self._starts:
                 start.release()
         function(0, meeting, *arguments)
+        # Arrays of a step are not kept until the next.
+        self._work = None
 
     def close(self) -> None:
         self._work = None

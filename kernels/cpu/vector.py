@@ -197,16 +197,6 @@ def maximum(typing, a, b):
 
 
 @intrinsic
-def magnitude(typing, a):
-    """|a|, lane by lane."""
-
-    def generate(context, builder, signature, arguments):
-        return call_llvm(builder, "llvm.fabs.v16f32", _VECTOR, list(arguments))
-
-    return f32x16(f32x16), generate
-
-
-@intrinsic
 def first_lanes(typing, vector, count, other):
     """The first `count` lanes of `vector`, the rest of `other`; any count will do."""
 
