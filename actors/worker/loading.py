@@ -231,11 +231,13 @@ def _prompts(
 def _check_room_for_weights(
     config: DecoderConfig, dtype: torch.dtype, quantization: str | None, device: torch.device
 ) -> None:
-    """Said beforehand, because a system that runs out of memory ends processes without a word."""
+    """Said beforehand, because a system that runs out of memory ends processes without a word. On
+    a CPU the vocabulary is there twice, tied or not: as a table, and packed for products."""
     needed = num_parameters(config) * dtype.itemsize
-    if quantization is not None:
-        embedding = config.vocab_size * config.hidden_size
-        needed = num_parameters(config) + embedding * dtype.itemsize
+    if device.type == "cpu":
+        table = config.vocab_size * config.hidden_size
+        products = num_parameters(config) - (0 if config.tie_word_embeddings else table)
+        needed = products * (1 if quantization else dtype.itemsize) + table * dtype.itemsize
     free = free_bytes(device)
     if needed > free:
         raise StartError(

@@ -8,7 +8,7 @@ import torch
 
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker import loading
-from tokenreel.actors.worker.loading import load
+from tokenreel.actors.worker.loading import load, num_parameters
 from tokenreel.messages.options import EngineOptions
 
 
@@ -58,6 +58,35 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
     directory = str(small_model("llama").directory)
     with pytest.raises(StartError, match="the weights take .* GiB of memory are free on cpu"):
         load(EngineOptions(model=directory, served_model_name="m", device="cpu"))
+
+
+@pytest.mark.parametrize("variant", ["llama", "llama_tied"])
+@pytest.mark.parametrize(("quantization", "product_bytes"), [(None, 4), ("int8", 1)])
+def test_a_vocabulary_needs_room_as_a_table_and_for_products(
+    variant: str,
+    quantization: str | None,
+    product_bytes: int,
+    small_model: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_model(variant)
+    vocabulary = model.decoder.config.vocab_size * model.decoder.config.hidden_size
+    layers = num_parameters(model.decoder.config) - vocabulary * (2 if variant == "llama" else 1)
+    needed = (layers + vocabulary) * product_bytes + vocabulary * 4
+    options = EngineOptions(
+        model=str(model.directory), served_model_name="m", device="cpu", quantization=quantization
+    )
+    monkeypatch.setattr(loading, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(StartError, match="the weights take"):
+        load(options)
+    monkeypatch.setattr(loading, "free_bytes", lambda device: needed)
+    monkeypatch.setattr(loading, "Checkpoint", _stop)
+    with pytest.raises(RuntimeError, match="there was room"):
+        load(options)
+
+
+def _stop(*arguments: Any) -> None:
+    raise RuntimeError("there was room")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and none is here")
