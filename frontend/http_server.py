@@ -138,6 +138,10 @@ class Exchange:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
+    def cut(self) -> None:
+        """End the connection: its answer has a hole."""
+        self._cycle.transport.abort()
+
 
 def exchange_of(scope: Mapping[str, Any]) -> Exchange:
     """That of the request which `scope` describes."""
@@ -160,7 +164,14 @@ class _WritingTurn:
     def _end(self) -> None:
         writers, self._writers = self._writers, []
         for writer in writers:
-            writer.flush()
+            try:
+                writer.flush()
+            except Exception as error:
+                # It harms that connection; what others have written is not lost with it.
+                message = "a part of an answer cannot be written"
+                loop = asyncio.get_running_loop()
+                loop.call_exception_handler({"message": message, "exception": error})
+                writer.cut()
 
 
 class Connection(HttpToolsProtocol):

@@ -1,9 +1,13 @@
 """A client that leaves, or does not read, costs the engine nothing more, at whatever moment."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+
+from tokenreel.frontend.http_server import Exchange
+from tokenreel.messages.outputs import TextChunk, TextEmitted
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -182,6 +186,46 @@ async def test_others_go_on_beside_a_client_that_does_not_read(start_ready: Any)
     engine.answers = engine.complete
     assert (await frontend.post(COMPLETIONS, {"prompt": "b"})).status_code == 200
     await client.cut()
+    await frontend.idle()
+
+
+async def test_a_part_that_cannot_be_written_harms_its_own_connection_only(
+    start_ready: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontend = await start_ready()
+    engine = frontend.engine
+    engine.answers = None
+    keys, clients = [], []
+    for _ in range(2):
+        clients.append(await frontend.open(COMPLETIONS, {"prompt": "a", "stream": True}))
+        request = await engine.next_submit()
+        engine.admit(request)
+        engine.text(request.key, "first")
+        await clients[-1].read_until(b"first")
+        keys.append(request.key)
+    broken, sound = clients
+    flush, told = Exchange.flush, []
+
+    def flush_unless_first(exchange: Exchange) -> None:
+        if not told:
+            raise ZeroDivisionError("a bug")
+        flush(exchange)
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    monkeypatch.setattr(Exchange, "flush", flush_unless_first)
+    chunks = [TextChunk(key, 0, len("first"), "second", 2) for key in keys]
+    frontend.client.on_message(TextEmitted(chunks))
+    await sound.read_until(b"second")
+    assert await engine.next_abort() == keys[0]
+    loop.set_exception_handler(None)
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+    last = TextChunk(keys[1], 0, len("firstsecond"), "last", 3, finish_reason=engine.STOP)
+    frontend.client.on_message(TextEmitted([last]))
+    engine.finish(keys[1])
+    await sound.read_until(b"data: [DONE]\n\n")
+    await sound.leave()
+    await broken.cut()
     await frontend.idle()
 
 
