@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tokenreel.actors.worker.models import compiled_decoder
 from tokenreel.actors.worker.models.model import Model
 from tokenreel.kernels.backend import AttentionMetadata
 
@@ -134,3 +135,20 @@ def test_greedy_is_the_first_of_the_largest_logits(
     healthy = ~peaks.isnan()
     assert torch.equal(peaks[healthy], logits[healthy].amax(1))
     assert torch.equal(token_ids[healthy], logits[healthy].argmax(1))
+
+
+def test_a_vocabulary_that_is_screened_yields_the_same_tokens(
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[..., Model],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twice for each number of rows: what one step leaves behind must not mislead the next."""
+    monkeypatch.setattr(compiled_decoder, "MIN_SCREENED", 0)
+    decoder = load_decoder(small_model("llama").directory)
+    for seed, num_rows in enumerate([1, 9, 70, 70, 9, 1]):
+        hidden = torch.randn(num_rows, 32, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            largest = decoder.logits(hidden).max(1)
+            token_ids, peaks = decoder.greedy(hidden)
+        assert torch.equal(peaks, largest.values)
+        assert torch.equal(token_ids, largest.indices)
