@@ -12,7 +12,8 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from tokenreel.kernels.cpu.compiler import PART, part
-from tokenreel.kernels.cpu.product import PANEL
+from tokenreel.kernels.cpu.product import PANEL, padded
+from tokenreel.kernels.cpu.row_peaks import peaks_of_rows
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,
@@ -22,9 +23,13 @@ from tokenreel.kernels.cpu.vector import (
     load,
     maximum,
     store,
+    store_apart,
 )
 
 Array = NDArray[Any]
+
+MIN_ROWS_AT_ONCE = 8
+"""For less, row by row is faster."""
 
 
 class Keep(NamedTuple):
@@ -52,12 +57,19 @@ class SiluAndMultiply(NamedTuple):
 
 
 class KeepLargest(NamedTuple):
-    """The largest of each row's sums in a panel, or NaN: one element per panel."""
+    """The largest of each row's sums in a panel, or NaN: one element per panel. Rows are written in
+    groups of 16, those of the last group with what is of no use."""
 
     num_columns: int
     """What follows them is padding."""
     out: Array
     stride: int
+
+
+def peaks_stride(num_panels: int) -> int:
+    """For `KeepLargest`: whole vectors, an odd number of them, because rows whose distance is a
+    power of two drive one another out of the cache."""
+    return (padded(num_panels, LANES) // LANES | 1) * LANES
 
 
 def finish(target, sums, row, num_rows, panel):
@@ -105,6 +117,11 @@ def _silu_and_multiply(target, sums, row, num_rows, panel):
 
 def _keep_largest(target, sums, row, num_rows, panel):
     left = target.num_columns - panel * PANEL
+    if num_rows >= MIN_ROWS_AT_ONCE and left >= PANEL:
+        for i in range(0, num_rows, LANES):
+            place = (row + i) * target.stride + panel
+            store_apart(target.out, place, target.stride, peaks_of_rows(sums, i * PANEL))
+        return
     least = broadcast(-np.inf)
     for i in range(num_rows):
         low = first_lanes(load(sums, i * PANEL), left, least)

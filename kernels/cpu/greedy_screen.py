@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokenreel.kernels.cpu import int8_product
 from tokenreel.kernels.cpu.compiler import inlined, part
+from tokenreel.kernels.cpu.finish import peaks_stride
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, quantize_row, row_bytes
 from tokenreel.kernels.cpu.lane_selection import count_at_least
 from tokenreel.kernels.cpu.product import PANEL, padded, sums
@@ -52,9 +53,9 @@ class Screen(NamedTuple):
     weights: Array
     """Of `int8_product.pack`."""
     norms: Array
-    """[panels, padded to 16] float32: the largest |^w|, times what a row loses; and"""
+    """[peaks_stride] float32, 0 in padding: the largest |^w| of a panel, for what a row loses."""
     losses: Array
-    """the largest |^w - w| and rounding, times the row's norm."""
+    """Alike: the largest |^w - w|, and rounding, for a row's norm."""
 
 
 class ScreenedRows(NamedTuple):
@@ -71,7 +72,7 @@ class ScreenedRows(NamedTuple):
 def make_screen(weight: Tensor) -> Screen:
     """weight [vocab_size, depth] float32."""
     num_panels = padded(len(weight)) // PANEL
-    norms, losses = (torch.zeros(padded(num_panels, LANES)) for _ in range(2))
+    norms, losses = (torch.zeros(peaks_stride(num_panels)) for _ in range(2))
     screened = torch.empty_like(weight)
     # Some panels at a time: wide copies of a large vocabulary would take much memory.
     for first in range(0, num_panels, LANES):
@@ -129,16 +130,19 @@ def screen_row(rows, stride, row, screened):
 def best_of_panels(row, rows, stride, head, screen, screened, peaks, vocab_size, place):
     """-> the first token with the row's largest logit, and that logit; NaN if a logit may be.
 
-    peaks: flat [rows, padded panels] float32: the largest 8-bit products, -inf in padding.
+    peaks: flat [rows, peaks_stride] float32: the largest 8-bit products, -inf in padding.
     place: [1024] float32 of scratch.
     """
     num_panels = len(screen.norms)
     first = row * num_panels
-    limit = np.float32(-np.inf)
+    limit, highest, summit = np.float32(-np.inf), np.float32(-np.inf), 0
     for i in range(0, num_panels, LANES):
         peak, error = load(peaks, first + i), _error(i, row, screen, screened)
-        if math.isnan(largest_or_nan(peak, peak)):
-            return 0, np.float32(np.nan)
+        top = largest_or_nan(peak, peak)
+        if math.isnan(top):
+            return 0, top
+        if top > highest:
+            highest, summit = top, i
         # Finite: less an error that overflows it would be no number.
         peak = maximum(broadcast(-_UNBOUNDED), peak)
         lower = largest_or_nan(peak - error, peak - error)
@@ -146,17 +150,21 @@ def best_of_panels(row, rows, stride, head, screen, screened, peaks, vocab_size,
             limit = lower
         store(peaks, first + i, peak + error)
     best, best_id = np.float32(-np.inf), 0
-    for i in range(0, num_panels, LANES):
-        if count_at_least(load(peaks, first + i), limit) == 0:
+    # The highest panels first: what they hold is mostly more than the others can reach.
+    for k in range(-1, num_panels // LANES):
+        i = summit if k < 0 else k * LANES
+        if k * LANES == summit or count_at_least(load(peaks, first + i), limit) == 0:
             continue
         for panel in range(i, min(i + LANES, len(head))):
             if peaks[first + panel] >= limit:
                 sums(rows, row, 1, stride, head, panel, place)
                 for column in range(min(PANEL, vocab_size - panel * PANEL)):
-                    logit = place[column]
-                    # No comparison with NaN is true: once there, it stays.
-                    if logit > best or math.isnan(logit):
-                        best, best_id = logit, panel * PANEL + column
+                    logit, token_id = place[column], panel * PANEL + column
+                    if math.isnan(logit):
+                        return 0, logit
+                    if logit > best or (logit == best and token_id < best_id):
+                        best, best_id = logit, token_id
+                limit = max(limit, best)
     return best_id, best
 
 

@@ -25,6 +25,7 @@ from tokenreel.kernels.cpu.decoder_step import (
     Shape,
     Weights,
 )
+from tokenreel.kernels.cpu.finish import peaks_stride
 from tokenreel.kernels.cpu.greedy_screen import make_screen, new_screened_rows
 from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, padded
 from tokenreel.kernels.cpu.product_format import choose_format
@@ -194,7 +195,7 @@ class CompiledDecoder:
             tiles=TILE_CONFIGURATION,
         )
         # Behind the last panel nothing is the largest.
-        self._peaks = np.full((num_rows, padded(len(self._head), LANES)), -np.inf, np.float32)
+        self._peaks = np.full((num_rows, peaks_stride(len(self._head))), -np.inf, np.float32)
         if self._screen is not None:
             self._screened = new_screened_rows(num_rows, shape.hidden_stride)
 
