@@ -21,7 +21,7 @@ from tokenreel.kernels.cpu.compiler import part
 from tokenreel.kernels.cpu.vector import call_llvm, element_pointer
 
 SPINS_BEFORE_YIELD = 4000
-"""Some 50 us: longer than most items take."""
+"""50 to 200 us, by the length of the processor's pause: longer than most items take."""
 _ARRIVED, _GENERATION = 0, 8
 """Where in a team's state, on cache lines of their own."""
 _IS_X86 = platform.machine() in ("x86_64", "AMD64")
