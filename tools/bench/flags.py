@@ -181,6 +181,14 @@ def burstiness(text: str) -> float:
     return _positive(text)
 
 
+def slowness(text: str) -> float:
+    """By what recorded times are multiplied."""
+    value = _positive(text)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError("nobody waits for ever")
+    return value
+
+
 def goodput_limit(text: str) -> tuple[str, float]:
     """`ttft:500`."""
     name, colon, limit = text.partition(":")

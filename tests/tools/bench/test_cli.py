@@ -206,6 +206,8 @@ async def test_ctrl_c_tells_what_there_is() -> None:
         (["serve", "--max-concurrency", "0"], "0 is too small"),
         (["serve", "--goodput", "itl:5"], "is not NAME:MILLISECONDS"),
         (["serve", "--base-url", "ftp://a"], "no address"),
+        (["serve", "--trace-sec-multiplier", "-1"], "is not a number above 0"),
+        (["serve", "--trace-sec-multiplier", "inf"], "nobody waits for ever"),
         (["dance"], "invalid choice"),
         ([], "required: VERB"),
     ],

@@ -19,6 +19,7 @@ from tokenreel.tools.bench.flags import (
     num_warmups,
     random_prompts,
     rates,
+    slowness,
 )
 from tokenreel.tools.bench.output import check_output, finish
 from tokenreel.tools.bench.problem import UsageError
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--trace-sec-multiplier",
-        type=float,
+        type=slowness,
         default=1.0,
         metavar="X",
         help="seconds per unit of timestamp, 0.001 for milliseconds; 0.5 plays twice as fast",
@@ -200,8 +201,9 @@ def _traced(options: argparse.Namespace, target: Target, path: Path) -> list[Pro
     if path.is_dir() or path.suffix == ".tkr":
         from tokenreel.tools.bench.workload.journal_trace import read_journal
 
-        slowness = options.trace_sec_multiplier
-        return read_journal(path, target.known_vocab_size, options.num_prompts, slowness)
+        return read_journal(
+            path, target.known_vocab_size, options.num_prompts, options.trace_sec_multiplier
+        )
     form = TraceForm(
         seconds_per_unit=options.trace_sec_multiplier,
         block_size=options.trace_chunk_hash_size,
