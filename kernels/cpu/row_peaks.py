@@ -60,7 +60,7 @@ def _flip_negative(builder, integers):
 
 
 def _halve(builder, first, second, num_lanes):
-    """Two vectors of rows with `num_lanes` lanes each -> one of all these rows, with half as many."""
+    """Two vectors of rows, `num_lanes` lanes each -> one of all these rows, half as many each."""
     starts = range(0, 2 * LANES, num_lanes)
     half = num_lanes // 2
     halves = (
