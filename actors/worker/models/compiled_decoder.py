@@ -73,7 +73,8 @@ class CompiledDecoder:
         num_phases = 1 + config.num_layers * PHASES_PER_LAYER
         self._team = Team(num_threads, max(num_phases, decoder_head.PHASES))
         self._num_reserved = 0
-        self._reserve(ROWS)
+        self._peaks = np.empty((0, 0), np.float32)
+        self._reserve_peaks(ROWS)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,7 +156,7 @@ class CompiledDecoder:
         """The largest logit's token and value for each row, each [num_rows]."""
         num_rows = len(hidden)
         token_ids, largest = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
-        self._reserve(num_rows)
+        self._reserve_peaks(num_rows)
         is_screened = self._screen is not None
         self._team.run(
             decoder_head.greedy_screened if is_screened else decoder_head.greedy,
@@ -177,7 +178,9 @@ class CompiledDecoder:
         """Scratch for so many tokens. What the system gives is zero, as padding has to be."""
         if num_tokens <= self._num_reserved:
             return
-        self._num_reserved = num_rows = padded(max(num_tokens, 2 * self._num_reserved), ROWS)
+        self._num_reserved = max(num_tokens, 2 * self._num_reserved)
+        # AMX reads up to 31 rows behind the one it is asked for.
+        num_rows = self._num_reserved + ROWS - 1
         shape, num_threads = self._shape, self._team.num_threads
         row_type = self._format.row_type
         longest = max(shape.hidden_stride, shape.attended_stride, shape.inner_stride)
@@ -194,10 +197,17 @@ class CompiledDecoder:
             ),
             tiles=TILE_CONFIGURATION,
         )
+
+    def _reserve_peaks(self, num_rows: int) -> None:
+        """What `greedy` needs besides, for so many rows: fewer than tokens, and much for each."""
+        self._reserve(num_rows)
+        if num_rows <= len(self._peaks):
+            return
+        num_rows = padded(max(num_rows, 2 * len(self._peaks)), ROWS)
         # Behind the last panel nothing is the largest.
         self._peaks = np.full((num_rows, peaks_stride(len(self._head))), -np.inf, np.float32)
         if self._screen is not None:
-            self._screened = new_screened_rows(num_rows, shape.hidden_stride)
+            self._screened = new_screened_rows(num_rows, self._shape.hidden_stride)
 
 
 def _shape(config: DecoderConfig) -> Shape:

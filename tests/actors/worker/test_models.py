@@ -152,3 +152,13 @@ def test_a_vocabulary_that_is_screened_yields_the_same_tokens(
             token_ids, peaks = decoder.greedy(hidden)
         assert torch.equal(peaks, largest.values)
         assert torch.equal(token_ids, largest.indices)
+
+
+@pytest.mark.parametrize("num_rows", [32, 33, 64, 200])
+def test_what_amx_reads_behind_the_last_row_is_there(
+    num_rows: int, small_model: Callable[[str], Any], load_decoder: Callable[..., Any]
+) -> None:
+    """A tile has 16 rows, two have 32, however few are asked for."""
+    decoder = load_decoder(small_model("llama").directory, "bfloat16")
+    decoder.greedy(torch.ones(num_rows, 32))
+    assert len(decoder._scratch.rows) >= (num_rows + 31) * 32
