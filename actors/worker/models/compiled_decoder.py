@@ -224,12 +224,17 @@ def _shape(config: DecoderConfig) -> Shape:
 
 
 def _read_layers(config: DecoderConfig, read: ReadTensor, pack: Pack) -> Weights:
-    first = _read_layer(config, 0, read, pack)
-    whole = Weights(*(np.empty((config.num_layers, *array.shape), array.dtype) for array in first))
+    """One by one: a layer is gone before the next is read."""
+    whole: Weights | None = None
     for number in range(config.num_layers):
-        layer = first if number == 0 else _read_layer(config, number, read, pack)
+        layer = _read_layer(config, number, read, pack)
+        if whole is None:
+            shapes = [((config.num_layers, *array.shape), array.dtype) for array in layer]
+            whole = Weights(*(np.empty(*shape) for shape in shapes))
         for target, array in zip(whole, layer, strict=True):
             target[number] = array
+        del layer, array
+    assert whole is not None, "a model without layers"
     return whole
 
 
