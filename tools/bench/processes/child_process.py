@@ -111,7 +111,8 @@ class ChildProcess:
                 self.process.kill()
         exit_code = self.process.wait()
         self._reader.join(STOP_TIMEOUT_S)
-        if self.process.stdout is not None:
+        # A grandchild may keep the pipe open; closing it would wait for who is reading it.
+        if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
         return exit_code
 

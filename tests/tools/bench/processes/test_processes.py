@@ -58,6 +58,27 @@ def test_one_that_ends_or_says_nothing_is_told_with_its_last_words() -> None:
         assert child.last_words == "python ended with exit code -9\n  | hello"
 
 
+def test_whoever_still_holds_its_output_does_not_hold_up_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = (
+        "import subprocess, sys\n"
+        "wait = 'import signal; signal.pause()'\n"
+        "print(subprocess.Popen([sys.executable, '-c', wait]).pid, flush=True)\n"
+    )
+    child = python(program)
+    heir = int(child.wait_for(lambda lines: lines[0].text if lines else None, PATIENCE_S))
+    assert child.process.wait(PATIENCE_S) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenreel.tools.bench.processes.child_process.STOP_TIMEOUT_S", 0.01)
+        assert child.stop() == 0
+    output = child.process.stdout
+    assert output is not None and not output.closed
+    os.kill(heir, signal.SIGKILL)
+    assert child.stop() == 0
+    assert output.closed
+
+
 def test_a_program_that_is_not_there_is_told_in_one_line() -> None:
     with pytest.raises(ChildFailed, match="/no/such/program cannot be started"):
         ChildProcess("x", ["/no/such/program"])
