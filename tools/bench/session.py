@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tokenreel.tools.bench.client.load import Load, Measured
 from tokenreel.tools.bench.flags import random_prompts
-from tokenreel.tools.bench.processes.processor_time import busy_time_s
+from tokenreel.tools.bench.processes.processor_time import busy_time_s, spent_s
 from tokenreel.tools.bench.progress import telling
 from tokenreel.tools.bench.target import Target
 
@@ -50,8 +50,7 @@ def run_load(load: Load, target: Target) -> LoadRun:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         measured = runner.run(_until_interrupted(load))
     after, busy_s = target.processor_times_s(), busy_time_s() - busy_before_s
-    spent = {role: after[role] - before.get(role, 0.0) for role in after}
-    return LoadRun(measured, spent, busy_s)
+    return LoadRun(measured, spent_s(before, after), busy_s)
 
 
 def warm_up(target: Target, options: argparse.Namespace, num_requests: int) -> None:

@@ -23,6 +23,11 @@ def processor_times_s(pids: Mapping[str, int]) -> dict[str, float]:
     return {role: processor_time_s(pid) for role, pid in pids.items()}
 
 
+def spent_s(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Of each process between two times; 0 of one that ended meanwhile, whose clock is gone."""
+    return {role: max(0.0, after[role] - before.get(role, 0.0)) for role in after}
+
+
 def busy_time_s() -> float:
     """Of all cores since the machine started, whoever kept them busy; what a hypervisor took away
     is in it."""

@@ -13,6 +13,7 @@ from tokenreel.tools.bench.processes.processor_time import (
     busy_time_s,
     processor_time_s,
     processor_times_s,
+    spent_s,
 )
 
 PATIENCE_S = 30.0
@@ -113,5 +114,9 @@ def test_processor_time_is_that_of_the_process() -> None:
     assert 0 < before <= after <= time.process_time()
     with python(TALK_AND_WAIT) as child:
         child.wait_for(hello, PATIENCE_S)
-        assert processor_times_s({"child": child.process.pid})["child"] > 0
-    assert processor_time_s(child.process.pid) == 0, "it is gone"
+        alive = processor_times_s({"child": child.process.pid})
+        assert alive["child"] > 0
+    gone = processor_times_s({"child": child.process.pid})
+    assert gone == {"child": 0}
+    assert spent_s({}, alive) == alive
+    assert spent_s(alive, gone) == {"child": 0}, "and not less than nothing"
