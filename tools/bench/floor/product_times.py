@@ -22,8 +22,9 @@ from tokenreel.tools.bench.floor.model_shape import ModelShape, Product
 from tokenreel.tools.bench.problem import Problem
 
 MAX_WEIGHT_BYTES = 512 << 20
-"""Of one layer after the other, so that they come from memory as they do in the model; a model
-with more has its later layers' time reckoned from that of the first."""
+"""Of one layer after the other, so that they come from memory as they do in the model, and as much
+of the head; a model with more has the time of its later layers, and of its later logits, reckoned
+from that of the first."""
 MIN_S = 0.3
 MIN_REPEATS = 3
 MAX_REPEATS = 1000
@@ -67,6 +68,12 @@ def measure_products(plan: Plan) -> ProductTimes:
     return msgspec.json.decode(done.stdout, type=ProductTimes)
 
 
+def measured_part(head: Product) -> Product:
+    """Its first outputs, as many as MAX_WEIGHT_BYTES hold."""
+    most = max(1, MAX_WEIGHT_BYTES // (4 * head.num_inputs))
+    return Product(min(head.num_outputs, most), head.num_inputs)
+
+
 def time_products(plan: Plan) -> ProductTimes:
     """In this process, which should have one BLAS thread."""
     import numpy as np
@@ -84,8 +91,9 @@ def time_products(plan: Plan) -> ProductTimes:
     weights = [weight for layer in layers for weight in layer]
     scale = shape.num_hidden_layers / num_layers
     layers_s = {rows: scale * _time_of(weights, rows) for rows in plan.layer_rows}
-    head = [weight(shape.head)]
-    head_s = {rows: _time_of(head, rows) for rows in plan.head_rows}
+    head_part = measured_part(shape.head)
+    head, head_scale = [weight(head_part)], shape.head.num_outputs / head_part.num_outputs
+    head_s = {rows: head_scale * _time_of(head, rows) for rows in plan.head_rows}
     num_weights = shape.num_hidden_layers * layer_bytes / 4
     gflops = {rows: 2e-9 * rows * num_weights / time_s for rows, time_s in layers_s.items()}
     return ProductTimes(layers_s, head_s, gflops)

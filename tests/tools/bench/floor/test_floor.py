@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from tokenreel.tools.bench.client.load import Measured, Outcome
+from tokenreel.tools.bench.floor import product_times
 from tokenreel.tools.bench.floor.floor import Lengths, cpu_share, floor_of, layer_rows, model_s
 from tokenreel.tools.bench.floor.model_shape import ModelShape, NoShape, Product, read_shape
-from tokenreel.tools.bench.floor.product_times import Plan, ProductTimes, measure_products
+from tokenreel.tools.bench.floor.product_times import (
+    MAX_WEIGHT_BYTES,
+    Plan,
+    ProductTimes,
+    measure_products,
+    measured_part,
+    time_products,
+)
 from tokenreel.tools.bench.results.figures import figures_of
 from tokenreel.tools.up_flags import DEMO_MODEL
 
@@ -45,6 +53,16 @@ def test_products_are_measured_for_every_number_of_rows() -> None:
     times = measure_products(Plan(SHAPE, [1, 7], [1]))
     assert times.layers_s.keys() == times.gflops.keys() == {1, 7}
     assert min(*times.layers_s.values(), *times.head_s.values(), *times.gflops.values()) > 0
+
+
+def test_of_a_large_vocabulary_a_part_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = measured_part(Product(128_256, 4096))
+    assert part == Product(32_768, 4096)
+    assert 4 * part.num_outputs * part.num_inputs == MAX_WEIGHT_BYTES
+    assert measured_part(SHAPE.head) == SHAPE.head
+    monkeypatch.setattr(product_times, "MAX_WEIGHT_BYTES", 4 * 8 * 20)
+    monkeypatch.setattr(product_times, "_time_of", lambda weights, rows: weights[0].shape[1])
+    assert time_products(Plan(SHAPE, [], [1])).head_s == {1: 50}, "20 of 50 outputs, scaled"
 
 
 def test_a_token_costs_its_share_of_a_step_and_of_its_prompt() -> None:
