@@ -1,5 +1,6 @@
 """Several results of one verb side by side, as a markdown table of figures and ratios."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tokenreel.tools.bench.problem import UsageError
@@ -43,18 +44,27 @@ def comparison_lines(results: Sequence[AnyResult], wanted: Sequence[str] | None)
 
 
 def metrics_of(result: AnyResult) -> dict[str, Metrics]:
-    """By run, then by name."""
+    """By run, then by name. Runs at the same level are numbered from the second on."""
+    found: dict[str, Metrics] = {}
+    nth: Counter[str] = Counter()
+    for title, metrics in _titled(result):
+        nth[title] += 1
+        found[title if nth[title] == 1 else f"{title} #{nth[title]}"] = metrics
+    return found
+
+
+def _titled(result: AnyResult) -> list[tuple[str, Metrics]]:
     match result:
         case Serve():
-            return {title_of(run): _of_figures(run) for run in result.runs}
+            return [(title_of(run), _of_figures(run)) for run in result.runs]
         case Throughput():
-            return {"": _of_tally(result.runs[0])} if result.runs else {}
+            return [("", _of_tally(run)) for run in result.runs]
         case Latency():
-            return {f"batch {run.batch_size}": _of_latency(run) for run in result.runs}
+            return [(f"batch {run.batch_size}", _of_latency(run)) for run in result.runs]
         case Startup():
-            return {"cold" if run.is_cold else "warm": _of_start(run) for run in result.runs}
+            return [("cold" if run.is_cold else "warm", _of_start(run)) for run in result.runs]
         case Overhead():
-            return {f"c={run.max_concurrency}": _of_overhead(run) for run in result.runs}
+            return [(f"c={run.max_concurrency}", _of_overhead(run)) for run in result.runs]
 
 
 def _of_tally(run: Tally) -> Metrics:

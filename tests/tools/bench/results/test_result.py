@@ -131,6 +131,17 @@ def test_results_stand_side_by_side_with_ratios_to_the_first() -> None:
     assert "- vLLM: `engine-bench serve MODEL`" in lines[-1]
 
 
+def test_runs_at_the_same_level_keep_a_row_each() -> None:
+    twice = serve(100.0)
+    twice = replace(twice, runs=[*twice.runs, figures(1, 120.0)])
+    lines = comparison_lines([twice, serve(150.0)], ["output tok/s"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4]]
+    assert rows == [
+        ["c=1 output tok/s", "100", "150 (1.50)"],
+        ["c=1 #2 output tok/s", "120", "-"],
+    ]
+
+
 def test_the_text_names_failures_and_a_generator_that_may_be_the_limit() -> None:
     text = "\n".join([*head_lines(serve(1.0)), *serve_lines(serve(100.0, 2e4), tuple(METRICS))])
     assert "c=8: FAILED 1 x HTTP 429 too_many_requests" in text
