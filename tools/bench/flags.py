@@ -103,7 +103,8 @@ def add_workload_flags(parser: argparse.ArgumentParser, *, input_len: int, outpu
         type=values.path,
         metavar="FILE",
         help='prompts instead of random tokens: .jsonl with "prompt" and perhaps "output_tokens", '
-        "or a text file with one per line",
+        "or a text file with one per line; with --num-prompts, the first of a longer file, "
+        "those of a shorter one from the top again",
     )
     add_request_flags(add)
 

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "engine-bench throughput [MODEL] [FLAG ...] [-- FLAG OF ENGINE-UP ...]"
     parser.description = (
         "Sends every prompt at once, as an offline job does, and waits for whole answers: how many "
-        f"tokens per second come of it. Default: {NUM_PROMPTS} prompts."
+        f"tokens per second come of it. Default: {NUM_PROMPTS} prompts, also with --dataset-path: "
+        "the first of a longer file, those of a shorter one from the top again."
     )
     add_server_flags(parser)
     add_workload_flags(parser, input_len=128, output_len=64)
