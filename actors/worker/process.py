@@ -62,6 +62,9 @@ class WorkerActor(Actor):
 
         loaded = load(self.runtime.options)
         gc.enable()
+        # Half a second after a compilation: before anybody hears that the worker is ready.
+        gc.collect()
+        gc.freeze()
         self._runner = loaded.runner
         self.runtime.outboxes[CORE].send(encode(loaded.ready))
         self.runtime.ready(loaded.detail)
