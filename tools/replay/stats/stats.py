@@ -1,6 +1,7 @@
 """A run in figures: what came, what came of it, how long it took, what the steps were like."""
 
 from collections import Counter
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -175,22 +176,23 @@ def spread_of(values: NDArray[np.int64] | NDArray[np.float64]) -> Spread:
 
 
 def bins_of(values: NDArray[np.int64] | NDArray[np.float64]) -> list[Bin]:
-    """At powers of two and half-way between them (for whole numbers, at whole ones), at most
-    MAX_BINS: the first also holds whatever lies below it."""
+    """Of values that are not negative: at powers of two and half-way between them (for whole
+    numbers, at whole ones), at most MAX_BINS. The first begins at 0 if something is below those."""
     if not len(values):
         return []
     edges = np.array([2.0**power * part for power in range(-10, 40) for part in (1.0, 1.5)])
     if np.issubdtype(values.dtype, np.integer):
         edges = edges[edges == np.floor(edges)]
-    above = int(np.searchsorted(edges, values.max(), side="right"))
+    above = max(1, int(np.searchsorted(edges, values.max(), side="right")))
     below = int(np.searchsorted(edges, values.min(), side="right")) - 1
     below = max(below, above - MAX_BINS, 0)
     places = np.searchsorted(edges[below + 1 : above], values, side="right")
     counts = np.bincount(places, minlength=above - below).tolist()
-    return [
-        Bin(float(edges[below + place]), float(edges[below + place + 1]), num)
-        for place, num in enumerate(counts)
-    ]
+    bounds = edges[below : above + 1].tolist()
+    if values.min() < bounds[0]:
+        bounds[0] = 0.0
+    spans = zip(pairwise(bounds), counts, strict=True)
+    return [Bin(low, high, num) for (low, high), num in spans]
 
 
 def _meta(index: Index) -> Meta:

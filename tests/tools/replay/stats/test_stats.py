@@ -32,6 +32,7 @@ from tokenreel.tools.replay.exit_codes import EXIT_MISSING, EXIT_OK
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.events import RecordedEvent, recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal
+from tokenreel.tools.replay.stats.report import as_text
 from tokenreel.tools.replay.stats.stats import (
     MAX_BINS,
     Statistics,
@@ -156,7 +157,8 @@ def test_time_with_a_step_open_is_counted_once(
 
 
 @pytest.mark.parametrize(
-    "values", [[1], [0, 5], [0.3, 2.2, 7.7], [3, 3, 3], [1, 1_000_000], list(range(300))]
+    "values",
+    [[1], [0], [0.0001], [0, 5], [0.3, 2.2, 7.7], [3, 3, 3], [1, 1_000_000], list(range(300))],
 )
 def test_every_value_is_in_one_bin(values: list[float]) -> None:
     bins = bins_of(np.array(values))
@@ -164,9 +166,21 @@ def test_every_value_is_in_one_bin(values: list[float]) -> None:
     assert sum(each.num for each in bins) == len(values)
     for one, other in zip(bins, bins[1:], strict=False):
         assert one.high == other.low
-    for place, each in enumerate(bins):
-        low = each.low if place else -1
-        assert each.num == sum(low <= value < each.high for value in values)
+    for each in bins:
+        assert each.num == sum(each.low <= value < each.high for value in values)
+
+
+def test_a_bin_that_holds_whatever_is_below_it_says_so(found: Statistics) -> None:
+    page = as_text(
+        structs.replace(
+            found,
+            step_durations=bins_of(np.array([0.96, 0.97, 90.0])),
+            batch_sizes=bins_of(np.array([0, 1, 5])),
+        )
+    )
+    lines = [" ".join(line.strip(" #").split()) for line in page.splitlines()]
+    assert lines[lines.index("steps by duration on the worker/ms") + 1] == "0 to 2 2"
+    assert lines[lines.index("steps by number of sequences") + 1] == "0-1 2"
 
 
 def test_nothing_has_a_spread_too() -> None:
