@@ -12,7 +12,7 @@ EXIT_PIPE_CLOSED = 141
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    done, but requests failed; the figures are of the others
+  1    done, but requests or a start failed; the figures are of the others
   64   wrong usage
   69   the server is not there, or ended
   70   a fault of this tool

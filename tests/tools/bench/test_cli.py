@@ -27,6 +27,7 @@ from tokenreel.tools.bench.exit_codes import (
     EXIT_USAGE,
 )
 from tokenreel.tools.bench.processes.child_process import ChildProcess
+from tokenreel.tools.bench.processes.engine import Engine
 
 BENCH = (sys.executable, "-P", "-m", "tokenreel.tools.bench")
 STUB = ("--", "--stub-worker", "--num-gpu-blocks-override", "4096")
@@ -136,6 +137,30 @@ def test_startup_tells_ready_and_first_token(tmp_path: Path) -> None:
     assert [start["is_cold"] for start in result["starts"]] == [True, False]
     for start in result["starts"]:
         assert 0 < max(start["actors_s"].values()) <= start["ready_s"] < start["first_token_s"]
+
+
+def test_a_start_that_fails_takes_nothing_from_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait, num_started = Engine.wait_until_ready, 0
+
+    def fail_later(engine: Engine, timeout_s: float) -> str:
+        nonlocal num_started
+        num_started += 1
+        return wait(engine, timeout_s if num_started < fail_at else 0.0)
+
+    monkeypatch.setattr(Engine, "wait_until_ready", fail_later)
+    path = tmp_path / "r.json"
+    repeats = ("--num-iters-cold", "0", "--num-iters-warm", "3", "--num-iters-warmup", "0")
+    fail_at = 2
+    bench("startup", *repeats, "--json", str(path), *STUB, code=EXIT_FAILED)
+    result = read(path)
+    assert len(result["starts"]) == 1 and num_started == 2
+    assert "was not ready after 0 s" in result["failure"]
+    told = capsys.readouterr().out
+    assert "warm x1" in told and "FAILED after 1 measured: engine-up was not ready" in told
+    fail_at = 0
+    bench("startup", *repeats, *STUB, code=EXIT_UNAVAILABLE)
 
 
 def test_overhead_measures_everything_in_one_run(

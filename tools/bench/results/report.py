@@ -99,7 +99,10 @@ def startup_lines(result: Startup) -> list[str]:
     for actor in result.runs[0].actors_s if result.runs else ():
         values = [f"{run.actors_s.get(actor, 0.0):.2f}" for run in result.runs]
         rows.append([f"{actor} ready", *values])
-    return aligned(header, rows)
+    lines = aligned(header, rows)
+    if result.failure is not None:
+        lines += [f"  FAILED after {len(result.starts)} measured: {result.failure}"]
+    return lines
 
 
 def note_lines(runs: Sequence[Tally], titles: Sequence[str]) -> list[str]:

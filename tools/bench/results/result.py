@@ -109,6 +109,8 @@ class StartupFigures(msgspec.Struct, frozen=True, kw_only=True):
 class Startup(Result, frozen=True, kw_only=True):
     runs: list[StartupFigures]
     starts: list[Start]
+    failure: str | None = None
+    """Of the start after these, which was the last."""
 
 
 class Floor(msgspec.Struct, frozen=True, kw_only=True):

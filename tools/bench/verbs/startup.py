@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Starts engine-up again and again and asks it for one token. A cold start finds empty "
         "compile caches, and the model's files out of the page cache if the system lets go of "
         "them; a warm one finds both as an earlier start left them. The caches are the bench's "
-        "own: yours are left alone."
+        "own: yours are left alone. A start that fails is the last one; those before it are told."
     )
     add_server_flags(parser, is_remote_allowed=False)
     add = parser.add_argument_group("repeats").add_argument
@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     num_before = options.num_iters_warmup if num_warm else 0
     starts: list[Start] = []
     is_interrupted = False
+    failure: Unavailable | None = None
     with (
         tempfile.TemporaryDirectory(prefix="engine-bench-") as warm,
         Progress("startup", num_cold + num_before + num_warm, not options.disable_tqdm) as progress,
@@ -95,6 +96,10 @@ def run(options: argparse.Namespace) -> int:
                 progress.advance()
         except KeyboardInterrupt:
             is_interrupted = True
+        except Unavailable as error:
+            failure = error
+    if failure is not None and not starts:
+        raise failure
     result = Startup(
         label=options.label or model.resolve().name,
         header=header,
@@ -108,8 +113,9 @@ def run(options: argparse.Namespace) -> int:
         is_interrupted=is_interrupted,
         runs=figures_of_starts(starts),
         starts=starts,
+        failure=str(failure) if failure is not None else None,
     )
-    return finish(options, result, startup_lines(result), has_failed=False)
+    return finish(options, result, startup_lines(result), has_failed=failure is not None)
 
 
 def figures_of_starts(starts: Sequence[Start]) -> list[StartupFigures]:
