@@ -296,6 +296,8 @@ class EngineCoreActor(Actor):
     def _come_up(self, facts: WorkerReady) -> None:
         config = _config(self.runtime.options, facts)
         self._engine = Engine(config)
+        # Counts every block, 1 us each: now, and not while the first request waits.
+        self._engine.state_digest()
         self._recorder = _recorder(self.runtime.options, config, facts, self.runtime)
         self._announce(config, facts)
         place = str(self._recorder.run_dir) if self._recorder else "none"
