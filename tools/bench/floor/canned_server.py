@@ -2,21 +2,23 @@
 
     python -m tokenreel.tools.bench.floor.canned_server
 
-Every tick each open stream gets one chunk, as each running sequence gets one token per step.
+Every tick each open stream gets one chunk, as each running sequence gets one token per step. It is
+written as the engine writes its own: straight to the connection, with nothing encoded but its text.
 """
 
 import asyncio
 import signal
 import socket
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import uvloop
+from msgspec import Meta
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tokenreel.frontend.http_server import HttpServer
+from tokenreel.frontend.http_server import Exchange, HttpServer, exchange_of
 from tokenreel.frontend.request_body import read_body
 from tokenreel.tools.listener import listen
 
@@ -26,12 +28,13 @@ MAX_BODY_BYTES = 8 << 20
 MAX_CONNECTIONS = 8192
 READY = "serves at "
 BACKLOG = 2048
+TEXT = " word"
 CHUNK: dict[str, Any] = {
     "id": "cmpl-1.57-9f0c4e1b7a22d583",
     "created": 1_700_000_000,
     "model": "canned",
     "object": "text_completion",
-    "choices": [{"index": 0, "text": " word", "logprobs": None, "finish_reason": None}],
+    "choices": [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": None}],
     "usage": None,
 }
 """As long as the engine's own."""
@@ -44,28 +47,55 @@ _START = {
 
 class _Body(msgspec.Struct):
     prompt: list[int]
-    max_tokens: int
+    max_tokens: Annotated[int, Meta(ge=1)]
 
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(_Body)
+_BEFORE, _, _AFTER = (b"data: %b\n\n" % _encode(CHUNK)).partition(_encode(TEXT))
+
+
+class _Stream:
+    """One answer, of which `num_left` chunks are still to be written."""
+
+    __slots__ = ("exchange", "is_over", "num_left")
+
+    def __init__(self, exchange: Exchange, num_left: int, is_over: asyncio.Future[None]) -> None:
+        self.exchange = exchange
+        self.num_left = num_left
+        self.is_over = is_over
 
 
 class Ticks:
-    """A moment that many wait for, again and again."""
+    """The open streams: at each tick, every one whose client takes it gets a chunk."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._next: asyncio.Future[None] = self._loop.create_future()
+        self._streams: set[_Stream] = set()
         self._loop.call_later(TICK_S, self._tick)
 
-    async def next(self) -> None:
-        await self._next
+    async def stream(self, exchange: Exchange, num_chunks: int) -> None:
+        """Return when all have been written, one at least, or the client has left."""
+        stream = _Stream(exchange, num_chunks, self._loop.create_future())
+        self._streams.add(stream)
+
+        def leave() -> None:
+            stream.num_left = 1
+
+        exchange.when_left(leave)
+        try:
+            await stream.is_over
+        finally:
+            self._streams.discard(stream)
 
     def _tick(self) -> None:
         self._loop.call_later(TICK_S, self._tick)
-        passed, self._next = self._next, self._loop.create_future()
-        passed.set_result(None)
+        for stream in self._streams:
+            if stream.exchange.may_write:
+                stream.exchange.write(b"%b%b%b" % (_BEFORE, _encode(TEXT), _AFTER))
+                stream.num_left -= 1
+                if not stream.num_left:
+                    stream.is_over.set_result(None)
 
 
 class CannedCompletions:
@@ -80,10 +110,7 @@ class CannedCompletions:
             return
         fields = _decoder.decode(body)
         await send(_START)
-        for _ in range(fields.max_tokens):
-            await self._ticks.next()
-            event = b"data: %b\n\n" % _encode(CHUNK)
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await self._ticks.stream(exchange_of(scope), fields.max_tokens)
         usage = {
             "prompt_tokens": len(fields.prompt),
             "completion_tokens": fields.max_tokens,
