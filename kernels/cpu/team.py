@@ -22,7 +22,7 @@ from tokenreel.kernels.cpu.vector import call_llvm, element_pointer
 
 SPINS_BEFORE_YIELD = 4000
 """50 to 200 us, by the length of the processor's pause: longer than most items take."""
-_ARRIVED, _GENERATION = 0, 8
+_ARRIVED, _GENERATION, _BROKEN = 0, 8, 16
 """Where in a team's state, on cache lines of their own."""
 _IS_X86 = platform.machine() in ("x86_64", "AMD64")
 
@@ -86,7 +86,8 @@ def next_item(meeting, phase):
 
 @part
 def barrier(meeting):
-    """Returns once every thread of the team has called it, and seen what the others wrote."""
+    """Returns once every thread of the team has called it, and seen what the others wrote; or if
+    one of them has failed, so that the others do not wait for it."""
     if meeting.num_threads == 1:
         return
     generation = _read(meeting.state, _GENERATION)
@@ -99,6 +100,8 @@ def barrier(meeting):
         _pause()
         spins += 1
         if spins > SPINS_BEFORE_YIELD:
+            if _read(meeting.state, _BROKEN) != 0:
+                return
             _yield_core()
 
 
@@ -108,9 +111,10 @@ class Team:
     def __init__(self, num_threads: int, num_phases: int) -> None:
         """`num_phases`: how many kinds of items a run may hand out."""
         counters = np.zeros(num_phases, np.int64)
-        self._together = Meeting(num_threads, np.zeros(16, np.int64), counters)
-        self._alone = Meeting(1, np.zeros(16, np.int64), counters)
+        self._together = Meeting(num_threads, np.zeros(24, np.int64), counters)
+        self._alone = Meeting(1, np.zeros(24, np.int64), counters)
         self._work: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        self._error: BaseException | None = None
         self._starts = [threading.Semaphore(0) for _ in range(num_threads - 1)]
         _flush_denormals()
         for rank, start in enumerate(self._starts, 1):
@@ -123,21 +127,33 @@ class Team:
 
     def run(self, function: Callable[..., Any], *arguments: Any, alone: bool = False) -> None:
         """Calls the compiled `function(rank, meeting, *arguments)` on every thread, or only on
-        this one. It must end with a barrier, so that the work is done when rank 0 returns."""
+        this one. It must end with a barrier, so that the work is done when rank 0 returns.
+
+        Raises what a thread has raised; a team that failed once is of no use any more.
+        """
         meeting = self._alone if alone else self._together
         meeting.counters.fill(0)
         if not alone:
             self._work = function, (meeting, *arguments)
             for start in self._starts:
                 start.release()
-        function(0, meeting, *arguments)
+        try:
+            function(0, meeting, *arguments)
+        except BaseException as error:
+            self._break(error)
         # Arrays of a step are not kept until the next.
         self._work = None
+        if self._error is not None:
+            raise RuntimeError("a thread of the team has failed") from self._error
 
     def close(self) -> None:
         self._work = None
         for start in self._starts:
             start.release()
+
+    def _break(self, error: BaseException) -> None:
+        self._error = error
+        self._together.state[_BROKEN] = 1
 
     def _serve(self, rank: int, start: threading.Semaphore) -> None:
         _flush_denormals()
@@ -146,7 +162,10 @@ class Team:
             if self._work is None:
                 return
             function, arguments = self._work
-            function(rank, *arguments)
+            try:
+                function(rank, *arguments)
+            except BaseException as error:
+                self._break(error)
             del function, arguments
 
 

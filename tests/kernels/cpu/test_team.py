@@ -45,3 +45,22 @@ def test_the_caller_can_work_alone() -> None:
     assert (taken == 1).all()
     assert seen.tolist() == [[NUM_ITEMS] * NUM_PHASES, [0] * NUM_PHASES, [0] * NUM_PHASES]
     team.close()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_thread_that_fails_is_not_waited_for(failing: int) -> None:
+    """Before it can meet the others: memory ran out, or its kernels could not be read."""
+    team = Team(2, NUM_PHASES)
+    taken = np.zeros((NUM_PHASES, NUM_ITEMS), np.int64)
+    seen = np.zeros((2, NUM_PHASES), np.int64)
+
+    def fail_in_one(rank: int, *arguments: object) -> None:
+        if rank == failing:
+            raise MemoryError("no more")
+        count_items(rank, *arguments)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="a thread of the team") as failure:
+            team.run(fail_in_one, taken, seen)
+        assert isinstance(failure.value.__cause__, MemoryError)
+    team.close()
