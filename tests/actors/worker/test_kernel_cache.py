@@ -1,10 +1,10 @@
 """Where kernels are kept: found again, one writer at a time, never where others could write."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -96,32 +96,37 @@ def test_old_versions_go_and_this_one_stays(home: Path) -> None:
     assert kept == {current.name, *(f"version {number}" for number in last)}
 
 
-def _hold(connection: Any) -> None:
-    with kernel_cache_held():
-        connection.send("held")
-        connection.recv()
+HOLD_UNTIL_INPUT_ENDS = """
+import sys
+from tokenreel.actors.worker.kernel_cache import kernel_cache_held
+with kernel_cache_held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_one_process_compiles_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = use_kernel_cache()
     assert folder is not None
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_hold, args=(there,), daemon=True)
-    process.start()
-    assert here.recv() == "held"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", HOLD_UNTIL_INPUT_ENDS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "held\n"
     looks = []
 
     def look_again(seconds: float) -> None:
         looks.append(seconds)
         if len(looks) == 3:
-            here.send("leave")
-            process.join()
+            process.communicate()
 
     monkeypatch.setattr(kernel_cache.time, "sleep", look_again)
     with kernel_cache_held():
         assert len(looks) == 3
-    assert process.exitcode == 0
+    assert process.returncode == 0
 
 
 def test_what_cannot_be_locked_is_used_all_the_same(
