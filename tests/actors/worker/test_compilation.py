@@ -21,8 +21,10 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", "int8")],
+)
 def test_nothing_is_compiled_after_start_up(
     dtype: str,
     quantization: str | None,
