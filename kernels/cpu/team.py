@@ -116,7 +116,6 @@ class Team:
         self._work: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
         self._error: BaseException | None = None
         self._starts = [threading.Semaphore(0) for _ in range(num_threads - 1)]
-        _flush_denormals()
         for rank, start in enumerate(self._starts, 1):
             thread = threading.Thread(target=self._serve, args=(rank, start), daemon=True)
             thread.start()
@@ -137,10 +136,13 @@ class Team:
             self._work = function, (meeting, *arguments)
             for start in self._starts:
                 start.release()
+        _flush_denormals(True)
         try:
             function(0, meeting, *arguments)
         except BaseException as error:
             self._break(error)
+        finally:
+            _flush_denormals(False)  # The caller's own arithmetic stays what it was.
         # Arrays of a step are not kept until the next.
         self._work = None
         if self._error is not None:
@@ -156,7 +158,7 @@ class Team:
         self._together.state[_BROKEN] = 1
 
     def _serve(self, rank: int, start: threading.Semaphore) -> None:
-        _flush_denormals()
+        _flush_denormals(True)
         while True:
             start.acquire()
             if self._work is None:
@@ -169,6 +171,7 @@ class Team:
             del function, arguments
 
 
-def _flush_denormals() -> None:
-    """Products with numbers below 1e-38 would take fifty times as long; they count as zero."""
-    torch.set_flush_denormal(True)
+def _flush_denormals(is_on: bool) -> None:
+    """On this thread: products with numbers below 1e-38 would take fifty times as long; they count
+    as zero."""
+    torch.set_flush_denormal(is_on)

@@ -64,3 +64,12 @@ def test_a_thread_that_fails_is_not_waited_for(failing: int) -> None:
             team.run(fail_in_one, taken, seen)
         assert isinstance(failure.value.__cause__, MemoryError)
     team.close()
+
+
+def test_the_callers_arithmetic_stays_what_it_was() -> None:
+    """Only while a team computes do numbers below 1e-38 count as zero."""
+    team = Team(1, NUM_PHASES)
+    taken = np.zeros((NUM_PHASES, NUM_ITEMS), np.int64)
+    team.run(count_items, taken, np.zeros((1, NUM_PHASES), np.int64))
+    assert np.float32(1e-40) * np.float32(1.0) > 0
+    team.close()
