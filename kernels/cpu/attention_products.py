@@ -5,17 +5,16 @@ fused multiply-add after the other, so it does not depend on the rows in its til
 from the cache is widened to float32 once for all rows of a tile.
 """
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, splat, widen
+from tokenreel.kernels.cpu.vector import HAS_AVX512, LANES, call_llvm, element_pointer, splat, widen
 
 CHUNK = 64
 """Slots of keys whose scores lie side by side in a row of scores."""
-_HAS_32_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))
-TALL = 12 if _HAS_32_REGISTERS else 6
+TALL = 12 if HAS_AVX512 else 6
 """Rows of the largest tile; the queries lie in blocks of so many rows."""
 _HEIGHTS = (TALL, 4, 3, 2, 1)
 _I64 = ir.IntType(64)
@@ -133,7 +132,7 @@ def _emit_tiles(builder, num_rows, emit_tile):
 def _width(height):
     """How many vectors of sums in each row of a tile the registers hold, beside the factors: 24 of
     32 with AVX-512; 12 of 16 with AVX2, where a vector of 16 takes two."""
-    return 2 if _HAS_32_REGISTERS or height <= 2 else 1
+    return 2 if HAS_AVX512 or height <= 2 else 1
 
 
 def _emit_score_tile(builder, dtype, places, query, groups, stride, depth):

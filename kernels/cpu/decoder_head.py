@@ -9,7 +9,8 @@ from tokenreel.kernels.cpu.factors import factors
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest
 from tokenreel.kernels.cpu.greedy_screen import best_of_panels, screen_row
 from tokenreel.kernels.cpu.int8_rows import row_bytes
-from tokenreel.kernels.cpu.product import PANEL, sums
+from tokenreel.kernels.cpu.product import sums
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.team import barrier, next_item
 
 PHASES = 4

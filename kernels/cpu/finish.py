@@ -12,7 +12,8 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from tokenreel.kernels.cpu.compiler import PART, part
-from tokenreel.kernels.cpu.product import PANEL, padded
+from tokenreel.kernels.cpu.product import padded
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.row_peaks import peaks_of_rows
 from tokenreel.kernels.cpu.vector import (
     LANES,

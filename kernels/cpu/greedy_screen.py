@@ -22,7 +22,8 @@ from tokenreel.kernels.cpu.compiler import inlined, part
 from tokenreel.kernels.cpu.finish import peaks_stride
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, quantize_row, row_bytes
 from tokenreel.kernels.cpu.lane_selection import count_at_least
-from tokenreel.kernels.cpu.product import PANEL, padded, sums
+from tokenreel.kernels.cpu.product import padded, sums
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import (
     LANES,
     broadcast,

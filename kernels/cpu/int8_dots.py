@@ -7,13 +7,13 @@ by side in a step of 64. That is how AMX reads them, and VNNI multiplies a quad 
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, splat
+from tokenreel.kernels.cpu.row_blocks import EmitSums, emit_loop
+from tokenreel.kernels.cpu.vector import LANES, call_llvm, splat
 
 STEP_BYTES = 2048
 """Two tiles: 64 deep, 32 columns."""
@@ -125,81 +125,45 @@ INSTRUCTIONS = {
 }
 
 
-def make_dots(instruction: Instruction, num_rows: int, num_tiles: int) -> Any:
-    """For compiled functions, sums of some rows with 16 or 32 columns:
-    (rows, row offset, row stride, weights, weight offset, steps, out, out offset).
+def dots_emitter(instruction: Instruction, num_tiles: int) -> EmitSums:
+    """Sums of rows with one or two tiles of 16 columns; the depth counts steps."""
 
-    `out` [rows, 32] float32 gets 32-bit integers.
-    """
+    def emit_sums(builder, dtype, row_pointers, panel, steps):
+        def add(turn, totals):
+            step = builder.udiv(turn, _I64(_TURNS_PER_STEP))
+            within = builder.urem(turn, _I64(_TURNS_PER_STEP))
+            first_quad = builder.add(
+                builder.mul(step, _I64(STEP_BYTES)),
+                builder.mul(within, _I64(_QUADS_PER_TURN * _QUAD_BYTES)),
+            )
+            for quad in range(_QUADS_PER_TURN):
+                depth = builder.add(builder.mul(turn, _I64(4 * _QUADS_PER_TURN)), _I64(4 * quad))
+                operands = [
+                    instruction.spread(builder, builder.gep(pointer, [depth]))
+                    for pointer in row_pointers
+                ]
+                weights = []
+                for tile in range(num_tiles):
+                    place = _I64(tile * STEP_BYTES // 2 + quad * _QUAD_BYTES)
+                    columns = builder.gep(panel, [builder.add(first_quad, place)])
+                    weights += [
+                        instruction.read(builder, columns, part)
+                        for part in range(instruction.num_parts)
+                    ]
+                totals = [
+                    instruction.add_products(builder, total, *factors)
+                    for total, factors in zip(totals, product(operands, weights), strict=True)
+                ]
+            return totals
 
-    @intrinsic
-    def dots(typing, rows, row_offset, row_stride, weights, weight_offset, steps, out, out_offset):
-        def generate(context, builder, signature, arguments):
-            first_row = element_pointer(context, builder, rows, *arguments[:2])
-            panel = element_pointer(context, builder, weights, *arguments[3:5])
-            out_pointer = element_pointer(context, builder, out, *arguments[6:8])
-            pointers = [
-                builder.gep(first_row, [builder.mul(arguments[2], _I64(row))])
-                for row in range(num_rows)
-            ]
-            turns = builder.mul(arguments[5], _I64(_TURNS_PER_STEP))
-            totals = _emit_depth_loop(builder, instruction, pointers, panel, turns, num_tiles)
-            for row, tiles in enumerate(totals):
-                for tile, parts in enumerate(tiles):
-                    place = builder.gep(out_pointer, [_I64(row * 2 * LANES + tile * LANES)])
-                    joined = instruction.join(builder, parts)
-                    builder.store(joined, builder.bitcast(place, _INTEGERS.as_pointer())).align = 4
-            return context.get_dummy_value()
-
-        offset = types.intp
-        signature = types.void(rows, offset, offset, weights, offset, offset, out, offset)
-        return signature, generate
-
-    return dots
-
-
-def _emit_depth_loop(builder, instruction, row_pointers, panel, turns, num_tiles):
-    """The sums over the depth, as LLVM values [row][tile][part]."""
-    before = builder.block
-    loop = builder.append_basic_block("depth")
-    after = builder.append_basic_block("sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    turn = builder.phi(_I64)
-    turn.add_incoming(_I64(0), before)
-    phis = [
-        [[builder.phi(instruction.total) for _ in range(instruction.num_parts)] for _ in tiles]
-        for tiles in [range(num_tiles)] * len(row_pointers)
-    ]
-    totals = [[list(parts) for parts in tiles] for tiles in phis]
-    step = builder.udiv(turn, _I64(_TURNS_PER_STEP))
-    within = builder.urem(turn, _I64(_TURNS_PER_STEP))
-    first_quad = builder.add(
-        builder.mul(step, _I64(STEP_BYTES)),
-        builder.mul(within, _I64(_QUADS_PER_TURN * _QUAD_BYTES)),
-    )
-    for quad in range(_QUADS_PER_TURN):
-        depth = builder.add(builder.mul(turn, _I64(4 * _QUADS_PER_TURN)), _I64(4 * quad))
-        operands = [
-            instruction.spread(builder, builder.gep(pointer, [depth])) for pointer in row_pointers
+        num_parts = instruction.num_parts
+        zero = ir.Constant(instruction.total, [0] * instruction.total.count)
+        turns = builder.mul(steps, _I64(_TURNS_PER_STEP))
+        count = len(row_pointers) * num_tiles * num_parts
+        totals = emit_loop(builder, turns, [zero] * count, add)
+        tiles = [
+            instruction.join(builder, totals[i : i + num_parts]) for i in range(0, count, num_parts)
         ]
-        for tile in range(num_tiles):
-            offset = builder.add(first_quad, _I64(tile * STEP_BYTES // 2 + quad * _QUAD_BYTES))
-            columns = builder.gep(panel, [offset])
-            for part in range(instruction.num_parts):
-                weights = instruction.read(builder, columns, part)
-                for row, operand in zip(totals, operands, strict=True):
-                    row[tile][part] = instruction.add_products(
-                        builder, row[tile][part], operand, weights
-                    )
-    following = builder.add(turn, _I64(1))
-    turn.add_incoming(following, loop)
-    zero = ir.Constant(instruction.total, [0] * instruction.total.count)
-    for before_row, after_row in zip(phis, totals, strict=True):
-        for before_parts, after_parts in zip(before_row, after_row, strict=True):
-            for phi, total in zip(before_parts, after_parts, strict=True):
-                phi.add_incoming(zero, before)
-                phi.add_incoming(total, loop)
-    builder.cbranch(builder.icmp_signed("<", following, turns), loop, after)
-    builder.position_at_end(after)
-    return totals
+        return [tiles[i : i + num_tiles] for i in range(0, len(tiles), num_tiles)]
+
+    return emit_sums

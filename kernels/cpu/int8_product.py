@@ -17,9 +17,10 @@ from torch import Tensor
 from tokenreel.kernels.cpu.amx import has_amx, make_tile_product
 from tokenreel.kernels.cpu.compiler import PART
 from tokenreel.kernels.cpu.floats_in_bytes import read_float
-from tokenreel.kernels.cpu.int8_dots import INSTRUCTIONS, STEP_BYTES, make_dots
+from tokenreel.kernels.cpu.int8_dots import INSTRUCTIONS, STEP_BYTES, dots_emitter
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, STEP, scale_place
-from tokenreel.kernels.cpu.product import PANEL, padded, sums
+from tokenreel.kernels.cpu.product import padded, sums
+from tokenreel.kernels.cpu.row_blocks import PANEL, make_blocks
 from tokenreel.kernels.cpu.vector import LANES, element_pointer, splat
 
 _EPILOGUE_BYTES = 2 * 4 * PANEL
@@ -102,27 +103,13 @@ def _make_blocks(name: str) -> Any:
         "avx2": (1, 3, 2),
         "any": (1, 2, 2),
     }[name]
-    many_rows, few_rows, one_row = (
-        make_dots(INSTRUCTIONS[name], num_rows, num_tiles) for num_rows in (many, few, 1)
-    )
+    blocks = make_blocks(dots_emitter(INSTRUCTIONS[name], num_tiles), many, few)
 
     @register_jitable(**PART)
     def multiply(rows, start, num_rows, stride, weights, begin, steps, out):
         for tile in range(0, 2, num_tiles):
             position = begin + tile * (STEP_BYTES // 2)
-            done = 0
-            while done < num_rows:
-                left = num_rows - done
-                first, place = start + done * stride, done * PANEL + tile * LANES
-                if left >= many:
-                    many_rows(rows, first, stride, weights, position, steps, out, place)
-                    done += many
-                elif left >= few:
-                    few_rows(rows, first, stride, weights, position, steps, out, place)
-                    done += few
-                else:
-                    one_row(rows, first, stride, weights, position, steps, out, place)
-                    done += 1
+            blocks(rows, start, num_rows, stride, weights, position, steps, out, tile * LANES)
 
     return multiply
 

@@ -16,7 +16,8 @@ from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
 from tokenreel.kernels.cpu.compiler import PART, part
 from tokenreel.kernels.cpu.floats_in_bytes import read_floats
 from tokenreel.kernels.cpu.int8_product import quantize
-from tokenreel.kernels.cpu.product import PANEL, fma_panel, sums
+from tokenreel.kernels.cpu.product import fma_panel, sums
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import LANES, load, store
 
 _SCALE_BYTES = 4 * PANEL

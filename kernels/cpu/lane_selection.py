@@ -2,13 +2,20 @@
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, f32x16, splat
+from tokenreel.kernels.cpu.vector import (
+    HAS_AVX512,
+    LANES,
+    call_llvm,
+    element_pointer,
+    f32x16,
+    splat,
+)
 
-HAS_COMPRESS = bool(binding.get_host_cpu_features().get("avx512f"))
+HAS_COMPRESS = HAS_AVX512
 _F32 = ir.FloatType()
 _I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 _INTEGERS = ir.VectorType(_I32, LANES)

@@ -5,25 +5,24 @@ alone and in a batch. What happens to the sums (a bias, a residual, an activatio
 while they are in the first-level cache.
 """
 
+from itertools import product
 from typing import Any
 
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import overload, register_jitable
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
 from tokenreel.kernels.cpu.compiler import PART
-from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, splat, widen
+from tokenreel.kernels.cpu.row_blocks import PANEL, emit_loop, make_blocks
+from tokenreel.kernels.cpu.vector import HAS_AVX512, LANES, call_llvm, splat, widen
 
-PANEL = 32
-"""Output columns that are computed together."""
 ROWS = 32
 """Rows that are computed together."""
-_HAS_32_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))
 _I64 = ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FMA = "llvm.fma.v16f32"
@@ -85,73 +84,37 @@ def _amx_sums(rows, row, num_rows, stride, weights, panel, out):
         _one_tile(rows, row * stride, stride, weights, begin, steps, out, 0)
 
 
-def _make_block(num_rows: int, num_vectors: int):
-    """A compiled product of some rows with some vectors of columns, all sums in registers."""
+def _emitter(num_vectors):
+    """Sums of rows with so many vectors of columns, along a panel that lies [depth, 32]."""
 
-    @intrinsic
-    def block(typing, rows, row_offset, row_stride, weights, weight_offset, depth, out, out_offset):
-        def generate(context, builder, signature, arguments):
-            first_row = element_pointer(context, builder, rows, *arguments[:2])
-            panel = element_pointer(context, builder, weights, *arguments[3:5])
-            out_pointer = element_pointer(context, builder, out, *arguments[6:8])
-            pointers = [
-                builder.gep(first_row, [builder.mul(arguments[2], _I64(row))])
-                for row in range(num_rows)
+    def emit_sums(builder, dtype, row_pointers, panel, depth):
+        def add(position, totals):
+            first = builder.gep(panel, [builder.mul(position, _I64(PANEL))])
+            columns = [
+                widen(builder, dtype, builder.gep(first, [_I64(vector * LANES)]))
+                for vector in range(num_vectors)
             ]
-            totals = _emit_depth_loop(
-                builder, weights.dtype, pointers, panel, arguments[5], num_vectors
-            )
-            for row, vectors in enumerate(totals):
-                for column, vector in enumerate(vectors):
-                    place = builder.gep(out_pointer, [_I64(row * PANEL + column * LANES)])
-                    builder.store(vector, builder.bitcast(place, _VECTOR.as_pointer())).align = 4
-            return context.get_dummy_value()
+            elements = [
+                splat(builder, builder.load(builder.gep(pointer, [position])))
+                for pointer in row_pointers
+            ]
+            factors = product(elements, columns)
+            return [
+                call_llvm(builder, _FMA, _VECTOR, [*pair, total])
+                for pair, total in zip(factors, totals, strict=True)
+            ]
 
-        offset = types.intp
-        signature = types.void(rows, offset, offset, weights, offset, offset, out, offset)
-        return signature, generate
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        totals = emit_loop(builder, depth, [zero] * (len(row_pointers) * num_vectors), add)
+        return [totals[i : i + num_vectors] for i in range(0, len(totals), num_vectors)]
 
-    return block
-
-
-def _emit_depth_loop(builder, dtype, row_pointers, panel, depth, num_vectors):
-    """The sums over the depth, as LLVM values [row][vector]."""
-    before = builder.block
-    loop = builder.append_basic_block("depth")
-    after = builder.append_basic_block("sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    position = builder.phi(_I64)
-    position.add_incoming(_I64(0), before)
-    totals = [[builder.phi(_VECTOR) for _ in range(num_vectors)] for _ in row_pointers]
-    first = builder.gep(panel, [builder.mul(position, _I64(PANEL))])
-    columns = [
-        widen(builder, dtype, builder.gep(first, [_I64(vector * LANES)]))
-        for vector in range(num_vectors)
-    ]
-    sums = []
-    for pointer, vectors in zip(row_pointers, totals, strict=True):
-        element = splat(builder, builder.load(builder.gep(pointer, [position])))
-        terms = zip(columns, vectors, strict=True)
-        sums.append(
-            [call_llvm(builder, _FMA, _VECTOR, [element, column, total]) for column, total in terms]
-        )
-        for total, following in zip(vectors, sums[-1], strict=True):
-            total.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), before)
-            total.add_incoming(following, loop)
-    following = builder.add(position, _I64(1))
-    position.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-    builder.position_at_end(after)
-    return sums
+    return emit_sums
 
 
 # As many sums as registers hold beside the weights: 24 of 32 with AVX-512; 12 of 16 with AVX2,
 # where a vector of 16 takes two.
-_VECTORS = 2 if _HAS_32_REGISTERS else 1
-_MANY = 12 if _HAS_32_REGISTERS else 6
-_FEW = 4 if _HAS_32_REGISTERS else 2
-_many_rows, _few_rows, _one_row = (_make_block(n, _VECTORS) for n in (_MANY, _FEW, 1))
+_VECTORS = 2 if HAS_AVX512 else 1
+_blocks = make_blocks(_emitter(_VECTORS), *((12, 4) if HAS_AVX512 else (6, 2)))
 
 
 def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
@@ -163,17 +126,4 @@ def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
 def fma_panel(rows, row, num_rows, stride, weights, first, depth, out):
     """Sums with the 32 columns that lie [depth, 32] from element `first` of the weights."""
     for column in range(0, PANEL, _VECTORS * LANES):
-        begin = first + column
-        done = 0
-        while done < num_rows:
-            left = num_rows - done
-            start, place = (row + done) * stride, done * PANEL + column
-            if left >= _MANY:
-                _many_rows(rows, start, stride, weights, begin, depth, out, place)
-                done += _MANY
-            elif left >= _FEW:
-                _few_rows(rows, start, stride, weights, begin, depth, out, place)
-                done += _FEW
-            else:
-                _one_row(rows, start, stride, weights, begin, depth, out, place)
-                done += 1
+        _blocks(rows, row * stride, num_rows, stride, weights, first + column, depth, out, column)

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tokenreel.kernels.cpu.product import PANEL
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import LANES, call_llvm, element_pointer, f32x16, splat
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)

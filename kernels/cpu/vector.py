@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
@@ -20,6 +20,8 @@ from numba.extending import intrinsic, models, overload, register_model
 from tokenreel.kernels.cpu.compiler import PART, part
 
 LANES = 16
+HAS_AVX512 = bool(binding.get_host_cpu_features().get("avx512f"))
+"""Then there are 32 registers, each of a whole vector; else 16, and a vector takes two or more."""
 
 _F32 = ir.FloatType()
 _F16 = ir.HalfType()

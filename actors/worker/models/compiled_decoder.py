@@ -27,8 +27,9 @@ from tokenreel.kernels.cpu.decoder_step import (
 )
 from tokenreel.kernels.cpu.finish import peaks_stride
 from tokenreel.kernels.cpu.greedy_screen import make_screen, new_screened_rows
-from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, padded
+from tokenreel.kernels.cpu.product import ROWS, as_numpy, padded
 from tokenreel.kernels.cpu.product_format import choose_format
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.team import Team
 from tokenreel.kernels.cpu.vector import LANES
 

@@ -20,7 +20,8 @@ from tokenreel.kernels.cpu.greedy_screen import (
     screen_row,
 )
 from tokenreel.kernels.cpu.int8_rows import row_bytes
-from tokenreel.kernels.cpu.product import PANEL, ROWS, pack, padded, sums
+from tokenreel.kernels.cpu.product import ROWS, pack, padded, sums
+from tokenreel.kernels.cpu.row_blocks import PANEL
 
 Array = NDArray[Any]
 NOT_FINITE = -1

@@ -16,7 +16,8 @@ from torch import Tensor
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
 from tokenreel.kernels.cpu.int8_product import make_sums, pack, quantize, supported_instructions
 from tokenreel.kernels.cpu.int8_rows import quantize_row, row_bytes
-from tokenreel.kernels.cpu.product import PANEL, ROWS
+from tokenreel.kernels.cpu.product import ROWS
+from tokenreel.kernels.cpu.row_blocks import PANEL
 
 Floats = NDArray[np.float32]
 INSTRUCTIONS = ["amx", "avx512vnni", "avxvnni", "avx2", "any"]

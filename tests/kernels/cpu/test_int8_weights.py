@@ -13,7 +13,8 @@ from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
 from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.int8_product import quantize
 from tokenreel.kernels.cpu.int8_weights import pack
-from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, padded, sums
+from tokenreel.kernels.cpu.product import ROWS, as_numpy, padded, sums
+from tokenreel.kernels.cpu.row_blocks import PANEL
 
 needs_amx = pytest.mark.skipif(not has_amx(), reason="this CPU has no AMX")
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles, has_amx
 from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import AddTo, Keep, KeepLargest, SiluAndMultiply, finish
-from tokenreel.kernels.cpu.product import PANEL, ROWS, as_numpy, pack, padded, sums
+from tokenreel.kernels.cpu.product import ROWS, as_numpy, pack, padded, sums
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import LANES
 
 Array = NDArray[Any]
