@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenreel.tools import up_values as values
 from tokenreel.tools.bench.client.address import BadUrl, parse_address
-from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.workload.prompts import RandomPrompts
+from tokenreel.tools.command import UsageError
 
 MAX_PROMPTS = 1_000_000
 MAX_TOKENS = 1 << 20

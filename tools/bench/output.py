@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenreel.tools.bench.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.results.report import head_lines
 from tokenreel.tools.bench.results.result import AnyResult, write_result
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 

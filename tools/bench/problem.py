@@ -5,9 +5,5 @@ class Problem(Exception):
     """Something cannot be read, written or drawn."""
 
 
-class UsageError(Problem):
-    """A wrong command line, found out after parsing; the message says what to do."""
-
-
 class Unavailable(Problem):
     """The server is not there, or ended."""

@@ -17,11 +17,11 @@ from tokenreel.tools.bench.client.address import parse_address
 from tokenreel.tools.bench.client.endpoint import Endpoint
 from tokenreel.tools.bench.client.load import Ask
 from tokenreel.tools.bench.flags import model_of
-from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.processes.engine import Engine
 from tokenreel.tools.bench.progress import telling
 from tokenreel.tools.bench.results.result import Server, without_secrets
 from tokenreel.tools.bench.workload.prompts import Prompt
+from tokenreel.tools.command import UsageError
 
 DEFAULT_VOCAB_SIZE = 30_000
 API_KEY_VARIABLES = (API_KEY_VARIABLE, "OPENAI_API_KEY")

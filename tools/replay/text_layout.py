@@ -79,16 +79,6 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def printable(line: str) -> str:
-    """`line` with escapes for whatever is no sign: a journal's texts are anybody's, and a terminal
-    obeys what it is sent."""
-    if line.isprintable():
-        return line
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line
-    )
-
-
 def _run(first: int, last: int | None) -> str:
     return f"{first}" if first == last else f"{first}-{last}"
 

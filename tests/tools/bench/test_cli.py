@@ -17,8 +17,10 @@ import pytest
 from capturing import capture
 from scripted_server import Exchange, ScriptedServer, stream_of
 
-from tokenreel.tools.bench.cli import VERBS, main
-from tokenreel.tools.bench.exit_codes import (
+from tokenreel.tools.bench.cli import COMMAND, main
+from tokenreel.tools.bench.processes.child_process import ChildProcess
+from tokenreel.tools.bench.processes.engine import Engine
+from tokenreel.tools.exit_codes import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_IO,
@@ -26,8 +28,6 @@ from tokenreel.tools.bench.exit_codes import (
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
 )
-from tokenreel.tools.bench.processes.child_process import ChildProcess
-from tokenreel.tools.bench.processes.engine import Engine
 
 BENCH = (sys.executable, "-P", "-m", "tokenreel.tools.bench")
 STUB = ("--", "--stub-worker", "--num-gpu-blocks-override", "4096")
@@ -286,7 +286,7 @@ def test_the_bar_is_for_terminals(engine: str) -> None:
     assert b"throughput:" in told and told.endswith(b"\r"), "and it is taken away again"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMAND.verbs)
 def test_help_needs_neither_torch_nor_what_other_verbs_need(verb: str) -> None:
     program = (
         "import sys\n"

@@ -21,8 +21,7 @@ from tokenreel.messages.codec import decode, encode
 from tokenreel.messages.journal import EFFECT, IGNORABLE, INPUT
 from tokenreel.messages.journal_reader import SegmentReader
 from tokenreel.messages.steps import StepDecided
-from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import (
+from tokenreel.tools.exit_codes import (
     EXIT_DAMAGED,
     EXIT_DIVERGED,
     EXIT_IO,
@@ -31,6 +30,7 @@ from tokenreel.tools.replay.exit_codes import (
     EXIT_PIPE_CLOSED,
     EXIT_USAGE,
 )
+from tokenreel.tools.replay.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from tokenreel.messages.journal import (
     SegmentEncoder,
 )
 from tokenreel.messages.journal_reader import SegmentReader
-from tokenreel.tools.replay.cli import VERBS, main
-from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_OK
+from tokenreel.tools.exit_codes import EXIT_DAMAGED, EXIT_OK
+from tokenreel.tools.replay.cli import COMMAND, main
 
 ARGUMENTS = {
     "step": ["5"],
@@ -250,7 +250,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMAND.verbs)
 def test_every_verb_refuses_every_damage_with_its_place(
     verb: str,
     damage: Callable[[Path, Path], None],

@@ -10,11 +10,11 @@ from conversing import CONFIG, Asked, Conversation, converse
 from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.requests import AdmitRequest
+from tokenreel.tools.exit_codes import EXIT_OK
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.reading.writing import Capture, RunWriter, run_meta
-from tokenreel.tools.replay.text_layout import labelled, printable
+from tokenreel.tools.replay.text_layout import labelled
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\nforged line\r\u202e\x7f\x9b"
 SHOWN = "\\x1b[2J\\x1b]0;owned\\x07"
@@ -25,15 +25,6 @@ class HostileEngine(Engine):
         if isinstance(event, AdmitRequest) and len(event.prompt_token_ids) == 7:
             raise LookupError(HOSTILE)
         return super().apply(event)
-
-
-@pytest.mark.parametrize("line", ["", "plain", "größer als 5 µs … ✕", "  indented\u2026"])
-def test_signs_stay_what_they_are(line: str) -> None:
-    assert printable(line) == line
-
-
-def test_whatever_is_no_sign_is_escaped() -> None:
-    assert printable("a\nb\t\x1b\x9b\u202e") == "a\\nb\\t\\x1b\\x9b\\u202e"
 
 
 @pytest.mark.parametrize("arguments", [["show"], ["show", "--effects"], ["why", "s1"]])

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.results.figures import Figures, Tally
 from tokenreel.tools.bench.results.report import METRICS, code_of, title_of
 from tokenreel.tools.bench.results.result import (
@@ -18,6 +17,7 @@ from tokenreel.tools.bench.results.result import (
     Throughput,
 )
 from tokenreel.tools.bench.results.text_table import markdown, number
+from tokenreel.tools.command import UsageError
 
 Metrics = dict[str, float]
 QUANTILES = ("p50", "p99")

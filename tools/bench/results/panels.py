@@ -17,15 +17,13 @@ from tokenreel.tools.bench.results.result import (
     ThroughputFigures,
 )
 from tokenreel.tools.bench.results.text_table import number
+from tokenreel.tools.figure import COLORS, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
-"""Paul Tol's bright scheme: told apart by the colour-blind, too."""
 LAST_COLOR = "#bbbbbb"
-INK = "#444444"
 LEGEND_ROOM = 1.3
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 

@@ -3,10 +3,10 @@
 import argparse
 
 from tokenreel.tools import up_values as values
-from tokenreel.tools.bench.exit_codes import EXIT_OK
-from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.results.comparison import comparison_lines
 from tokenreel.tools.bench.results.result import read_result
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_OK
 
 MAX_RESULTS = 12
 

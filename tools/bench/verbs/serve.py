@@ -22,7 +22,6 @@ from tokenreel.tools.bench.flags import (
     slowness,
 )
 from tokenreel.tools.bench.output import check_output, finish
-from tokenreel.tools.bench.problem import UsageError
 from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.results.figures import Figures, figures_of
 from tokenreel.tools.bench.results.report import METRICS, serve_lines
@@ -33,6 +32,7 @@ from tokenreel.tools.bench.target import Target, open_target
 from tokenreel.tools.bench.workload.arrivals import arrive
 from tokenreel.tools.bench.workload.prompts import Prompt, read_prompts
 from tokenreel.tools.bench.workload.trace_file import TraceForm, read_trace
+from tokenreel.tools.command import UsageError
 
 ARRIVALS_S = 30
 """For how long requests come in an open loop, unless --num-prompts says otherwise."""

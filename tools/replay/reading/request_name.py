@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from tokenreel.messages.ids import RequestKey, SeqId
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 
 FORMS = "1.57 (a request's key), s63 (a sequence) or cmpl-1.57-9f0c... (the id in its answer)"
 _KEY = re.compile(r"(?:(?:chat)?cmpl-)?(\d{1,10})\.(\d{1,20})(?:-[0-9a-f]+)?")

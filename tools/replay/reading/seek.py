@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tokenreel.messages.journal import SegmentHeader
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 
 PLACE_HELP = "SEQ, step:N, a time since the start (12.5s, 1m30s) or a date with time (ISO 8601)"
 """For `--from` and `--until`."""

@@ -27,7 +27,7 @@ from tokenreel.messages.steps import (
     StepDecided,
     StepScheduled,
 )
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.reading.entries import Entry, Mark
 from tokenreel.tools.replay.reading.events import RecordedEvent
 from tokenreel.tools.replay.reading.request_name import RequestName

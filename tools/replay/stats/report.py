@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from tokenreel.tools.printable import printable
 from tokenreel.tools.replay.stats.stats import Bin, Spread, Statistics
-from tokenreel.tools.replay.text_layout import count, printable
+from tokenreel.tools.replay.text_layout import count
 
 BAR_WIDTH = 40
 LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "pipeline_depth")

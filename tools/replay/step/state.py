@@ -9,7 +9,7 @@ from tokenreel.actors.core.sequence import Sequence, Status
 from tokenreel.actors.core.snapshot import Snapshot, take
 from tokenreel.messages.ids import BlockId, RequestKey, SeqId, StepId
 from tokenreel.messages.steps import SequencePreempted, StepDecided, StepScheduled
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.index.index import Index
 from tokenreel.tools.replay.index.rows import Step
 from tokenreel.tools.replay.reading.events import RecordedEvent

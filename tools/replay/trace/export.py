@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from tokenreel.actors.core.engine import Engine
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.index.index import Index
 from tokenreel.tools.replay.index.replica import ReplayDiverged
 from tokenreel.tools.replay.index.walk import Walk

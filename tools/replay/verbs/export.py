@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.exit_codes import EXIT_OK
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.journal import add_journal_argument
 from tokenreel.tools.replay.trace.export import export

@@ -2,8 +2,8 @@
 
 import argparse
 
+from tokenreel.tools.exit_codes import EXIT_OK
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.index.report import as_json, as_text
 from tokenreel.tools.replay.reading.journal import add_journal_argument

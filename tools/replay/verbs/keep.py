@@ -11,9 +11,9 @@ import msgspec
 from msgspec.structs import asdict
 
 from tokenreel.actors.core.scenario import Scenario
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_DIVERGED, EXIT_NO_SYMPTOM, EXIT_OK
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_DIVERGED, EXIT_NO_SYMPTOM, EXIT_OK
 from tokenreel.tools.replay.keep.cut import CannotCut, cut
 from tokenreel.tools.replay.keep.keep import (
     MAX_BYTES,

@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.reading.journal import add_journal_argument, open_journal
 from tokenreel.tools.replay.reading.writing import RunExists
 from tokenreel.tools.replay.redact.redact import CannotRedact, Redacted, redact

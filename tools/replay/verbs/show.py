@@ -5,8 +5,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_OK
+from tokenreel.tools.printable import printable
 from tokenreel.tools.replay.reading.entries import Entry, entries
 from tokenreel.tools.replay.reading.journal import add_journal_argument
 from tokenreel.tools.replay.reading.request_name import FORMS, parse_request_name
@@ -16,7 +17,6 @@ from tokenreel.tools.replay.reading.stream import RunStream
 from tokenreel.tools.replay.show.filters import Filter, parse_steps, parse_types
 from tokenreel.tools.replay.show.ranges import Range
 from tokenreel.tools.replay.show.show import EFFECTS_LEGEND, HEADING, LEGEND, as_json, lines
-from tokenreel.tools.replay.text_layout import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

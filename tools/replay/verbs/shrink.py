@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_NO_SYMPTOM, EXIT_OK
 from tokenreel.tools.replay.other_core import OtherCore
 from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
 from tokenreel.tools.replay.recording.values import Recording

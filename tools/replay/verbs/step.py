@@ -5,8 +5,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tokenreel.tools.exit_codes import EXIT_OK
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.journal import add_journal_argument
 from tokenreel.tools.replay.reading.request_name import FORMS, RequestName, parse_request_name

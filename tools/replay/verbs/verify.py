@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 
 from tokenreel.messages.journal import JournalDamaged
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.progress import Progress
 from tokenreel.tools.replay.reading.journal import Journal, add_journal_argument, open_journal
 from tokenreel.tools.replay.reading.seek import PLACE_HELP, Place, seek

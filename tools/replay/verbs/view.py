@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenreel.tools.exit_codes import EXIT_OK
 from tokenreel.tools.replay.core_code import installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.reading.journal import add_journal_argument
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from tokenreel.actors.core.config import CoreConfig
-from tokenreel.tools.replay.cli import UsageError
-from tokenreel.tools.replay.exit_codes import EXIT_FAULT, EXIT_OK
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_FAULT, EXIT_OK
 from tokenreel.tools.replay.reading.journal import add_journal_argument, open_journal
 from tokenreel.tools.replay.recording.recording import lift
 from tokenreel.tools.replay.what_if.fit import NoSteps
-from tokenreel.tools.replay.what_if.plot import CannotDraw, draw
+from tokenreel.tools.replay.what_if.plot import draw
 from tokenreel.tools.replay.what_if.simulate import SimulationFailed
 from tokenreel.tools.replay.what_if.text import as_text
 from tokenreel.tools.replay.what_if.variants import (
@@ -94,10 +94,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(as_text(answer, shutil.get_terminal_size((100, 24)).columns))
     if options.plot is not None:
-        try:
-            draw(answer, options.plot)
-        except CannotDraw as error:
-            raise UsageError(str(error)) from None
+        draw(answer, options.plot)
     return EXIT_OK
 
 

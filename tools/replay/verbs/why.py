@@ -2,7 +2,7 @@
 
 import argparse
 
-from tokenreel.tools.replay.exit_codes import EXIT_OK
+from tokenreel.tools.exit_codes import EXIT_OK
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.journal import add_journal_argument
 from tokenreel.tools.replay.reading.request_name import FORMS, parse_request_name

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tokenreel.messages.journal import INPUT, Record
 from tokenreel.messages.steps import StepDecided
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.core_code import CoreCode
 from tokenreel.tools.replay.index.start import start_before
 from tokenreel.tools.replay.reading.events import decode_effect

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from tokenreel.messages.journal import JournalDamaged
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.printable import printable
 from tokenreel.tools.replay.reading.journal import Journal, JournalMissing
-from tokenreel.tools.replay.text_layout import count, printable
+from tokenreel.tools.replay.text_layout import count
 from tokenreel.tools.replay.verify.blame import DAMAGED_JOURNAL, UNKNOWN, Cause
 from tokenreel.tools.replay.verify.divergence_text import detail_lines, place_lines, row, short_line
 from tokenreel.tools.replay.verify.spans import damage_of

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenreel.frontend.errors import ApiError
 from tokenreel.frontend.host_check import HostCheck
 from tokenreel.messages.journal import JournalDamaged
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.reading.journal import JournalMissing
 from tokenreel.tools.replay.view.assets import read_assets
 from tokenreel.tools.replay.view.recorded import KINDS, MIN_REST_S, NotRecorded, Recorded

@@ -10,7 +10,7 @@ from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.requests import AdmitRequest
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import SequencePreempted, StepScheduled
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.index.index import Index
 from tokenreel.tools.replay.index.replica import ReplayDiverged
 from tokenreel.tools.replay.index.tables import Requests

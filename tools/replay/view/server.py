@@ -13,8 +13,8 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from tokenreel.frontend.http_server import HttpServer
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.listener import listen
-from tokenreel.tools.replay.cli import UsageError
 
 MAX_CONNECTIONS = 128
 BACKLOG = 64

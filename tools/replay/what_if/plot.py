@@ -1,9 +1,10 @@
-"""Draws the runs of a what-if side by side. The one place that imports matplotlib."""
+"""Draws the runs of a what-if side by side."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenreel.tools.figure import COLORS, figure_at
 from tokenreel.tools.replay.recording.values import RecordedRequest
 from tokenreel.tools.replay.what_if.figures import e2e_samples_ms, tpot_samples_ms, ttft_samples_ms
 from tokenreel.tools.replay.what_if.what_if import SIMULATED, Answer
@@ -13,18 +14,11 @@ if TYPE_CHECKING:
 
 Samples = Callable[[list[RecordedRequest]], list[float]]
 
-COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
-"""Paul Tol's bright scheme: told apart by the colour-blind, too."""
 RECORDED_COLOR = "#222222"
 NUM_WINDOWS = 40
 MS_TOLD_IN_SECONDS = 2000
 TAIL = 0.995
 """The share of the slowest run that is drawn."""
-INK = "#444444"
-
-
-class CannotDraw(Exception):
-    """One line that says what is missing."""
 
 
 def draw(answer: Answer, path: Path) -> None:
@@ -32,16 +26,7 @@ def draw(answer: Answer, path: Path) -> None:
 
     Raises CannotDraw.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise CannotDraw("--plot needs matplotlib: pip install matplotlib") from None
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(11, 7.2), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
+    with figure_at(path) as figure:
         (ttft, tpot), (e2e, rate) = figure.subplots(2, 2)
         for axes, title, samples in (
             (ttft, "time to first token", ttft_samples_ms),
@@ -54,10 +39,6 @@ def draw(answer: Answer, path: Path) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
         title = f"What if? Run {answer.recording.run_id}, {_arrivals(answer)}"
         figure.suptitle(title, x=0.008, ha="left")
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise CannotDraw(f"--plot {path}: {error.strerror or error}") from None
 
 
 def _draw_distribution(axes: "Axes", title: str, answer: Answer, samples: Samples) -> None:
@@ -115,24 +96,3 @@ def _arrivals(answer: Answer) -> str:
     if answer.loop is None:
         return "arrivals as recorded"
     return f"closed loop of {answer.loop.num_clients} clients"
-
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.titlesize": 12,
-    "figure.titleweight": "bold",
-}

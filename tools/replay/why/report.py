@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from tokenreel.messages.steps import Unscheduled
+from tokenreel.tools.printable import printable
 from tokenreel.tools.replay.reading.request_name import show_key
 from tokenreel.tools.replay.reasons import cause, lack_of_blocks
-from tokenreel.tools.replay.text_layout import count, line_width, printable, some
+from tokenreel.tools.replay.text_layout import count, line_width, some
 from tokenreel.tools.replay.why.fold import folded
 from tokenreel.tools.replay.why.latency import GROUPS
 from tokenreel.tools.replay.why.life import Happening, Life, Preempted, SequenceLife, Wait, Work

@@ -12,7 +12,7 @@ from tokenreel.messages.requests import (
     RequestFinished,
     RequestRejected,
 )
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.index.index import Index
 from tokenreel.tools.replay.reading.events import RecordedEvent
 from tokenreel.tools.replay.reading.request_name import RequestName

@@ -15,7 +15,7 @@ from tokenreel.tools.bench.results.figures import (
     Spread,
 )
 from tokenreel.tools.bench.results.overhead_report import overhead_lines
-from tokenreel.tools.bench.results.plot import CannotDraw, draw
+from tokenreel.tools.bench.results.plot import draw
 from tokenreel.tools.bench.results.report import METRICS, head_lines, serve_lines
 from tokenreel.tools.bench.results.result import (
     BadResult,
@@ -29,6 +29,7 @@ from tokenreel.tools.bench.results.result import (
     without_secrets,
     write_result,
 )
+from tokenreel.tools.figure import CannotDraw
 
 SPREAD = Spread(10, 2.0, 1.0, 1.5, 2.5, 3.0, 4.0, 5.0)
 

@@ -16,14 +16,14 @@ from tokenreel.messages.codec import CoreEvent, Effect
 from tokenreel.messages.journal import REDACTED
 from tokenreel.messages.requests import AdmitRequest
 from tokenreel.messages.steps import StepBegan
-from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.exit_codes import (
+from tokenreel.tools.exit_codes import (
     EXIT_DIVERGED,
     EXIT_NO_SYMPTOM,
     EXIT_OK,
     EXIT_USAGE,
 )
+from tokenreel.tools.replay.cli import main
+from tokenreel.tools.replay.core_code import CoreCode, installed_core
 from tokenreel.tools.replay.keep.keep import (
     ABOUT,
     SCENARIO,

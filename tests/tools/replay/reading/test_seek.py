@@ -3,7 +3,7 @@
 import pytest
 
 from tokenreel.messages.journal import SegmentHeader
-from tokenreel.tools.replay.cli import UsageError
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.replay.reading.seek import Kind, seek
 
 WALL_NS = 1_700_000_000_000_000_000

@@ -20,9 +20,9 @@ from tokenreel.messages.outputs import TokensEmitted
 from tokenreel.messages.requests import AdmitRequest, RequestRejected
 from tokenreel.messages.sampling import FinishReason
 from tokenreel.messages.steps import StepBegan, StepDecided, StepScheduled
+from tokenreel.tools.exit_codes import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.reading.events import RecordedEvent, recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal, read_records
 from tokenreel.tools.replay.reading.writing import Capture, RunWriter, run_meta

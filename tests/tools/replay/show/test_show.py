@@ -24,14 +24,14 @@ from tokenreel.messages.journal import CORE_FAILED, INPUT
 from tokenreel.messages.journal_meta import core_failed, encode_core_failed
 from tokenreel.messages.requests import AbortRequest
 from tokenreel.messages.steps import SequencePreempted, StepBegan
-from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import (
+from tokenreel.tools.exit_codes import (
     EXIT_DAMAGED,
     EXIT_INTERRUPTED,
     EXIT_MISSING,
     EXIT_OK,
     EXIT_USAGE,
 )
+from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.reading.entries import entries
 from tokenreel.tools.replay.reading.events import recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal

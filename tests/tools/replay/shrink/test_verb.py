@@ -10,8 +10,8 @@ import pytest
 from capturing import capture
 from planted_bugs import LEAK, ROOT, STALL, STARVATION, PlantedBug, plant
 
+from tokenreel.tools.exit_codes import EXIT_MISSING, EXIT_NO_SYMPTOM, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_MISSING, EXIT_NO_SYMPTOM, EXIT_OK, EXIT_USAGE
 
 CAPTURE = """\
 import sys

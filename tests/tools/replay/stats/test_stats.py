@@ -27,8 +27,8 @@ from tokenreel.messages.steps import (
     StepScheduled,
     Unscheduled,
 )
+from tokenreel.tools.exit_codes import EXIT_MISSING, EXIT_OK
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_MISSING, EXIT_OK
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.events import RecordedEvent, recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal

@@ -11,8 +11,8 @@ from capturing import CONFIG, capture
 from tokenreel.actors.core.engine import Engine
 from tokenreel.actors.core.sequence import Status
 from tokenreel.messages.steps import StepBegan, StepScheduled
+from tokenreel.tools.exit_codes import EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.events import recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal

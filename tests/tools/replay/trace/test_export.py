@@ -15,8 +15,8 @@ from tokenreel.actors.core.scenario import Scenario
 from tokenreel.messages.outputs import SequenceFinished, TokensEmitted
 from tokenreel.messages.requests import AdmitRequest, RequestAdmitted
 from tokenreel.messages.steps import SequencePreempted, StepDecided, StepScheduled
+from tokenreel.tools.exit_codes import EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.index.index import open_index
 from tokenreel.tools.replay.reading.events import RecordedEvent, recorded_events
 from tokenreel.tools.replay.reading.journal import open_journal

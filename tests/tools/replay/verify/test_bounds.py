@@ -13,9 +13,10 @@ from tokenreel.actors.core.config import CoreConfig
 from tokenreel.actors.core.engine import Engine
 from tokenreel.messages.journal_reader import SegmentSummary
 from tokenreel.messages.steps import StepBegan
-from tokenreel.tools.replay.cli import UsageError, main
+from tokenreel.tools.command import UsageError
+from tokenreel.tools.exit_codes import EXIT_OK
+from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.core_code import CoreCode, installed_core
-from tokenreel.tools.replay.exit_codes import EXIT_OK
 from tokenreel.tools.replay.index.part import StoredSnapshot
 from tokenreel.tools.replay.index.place import IndexPlace
 from tokenreel.tools.replay.index.replica import DivergedAt

@@ -5,8 +5,8 @@ import json
 import pytest
 from make_golden import GOLDEN, MAKERS
 
+from tokenreel.tools.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
 
 MAX_BYTES = 50_000
 REPLAYABLE = sorted(path.name for path in GOLDEN.iterdir() if path.name != "format-0")

@@ -15,8 +15,7 @@ from tokenreel.actors.runtime.code_identity import source_hash
 from tokenreel.actors.runtime.journal_directory import segments_of
 from tokenreel.messages.journal import INPUT, LAST_OF_WRITE, PendingRecord, SegmentEncoder
 from tokenreel.messages.journal_reader import SegmentReader
-from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import (
+from tokenreel.tools.exit_codes import (
     EXIT_DAMAGED,
     EXIT_DIVERGED,
     EXIT_FAULT,
@@ -24,6 +23,7 @@ from tokenreel.tools.replay.exit_codes import (
     EXIT_OK,
     EXIT_USAGE,
 )
+from tokenreel.tools.replay.cli import main
 
 ROOT = Path(__file__).resolve().parents[4]
 

@@ -36,9 +36,9 @@ from tokenreel.messages.steps import (
     StepScheduled,
     Unscheduled,
 )
+from tokenreel.tools.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.cli import main
 from tokenreel.tools.replay.core_code import CoreCode
-from tokenreel.tools.replay.exit_codes import EXIT_DAMAGED, EXIT_DIVERGED, EXIT_OK
 from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.verify.report import as_text
 from tokenreel.tools.replay.verify.verify import Verdict, verify

@@ -18,8 +18,8 @@ from tokenreel.actors.runtime.code_identity import describe_run
 from tokenreel.actors.runtime.recorder import Recorder
 from tokenreel.messages.codec import CoreEvent, Effect, encode, tag_of
 from tokenreel.messages.journal import EFFECT, INPUT
+from tokenreel.tools.exit_codes import EXIT_FAULT, EXIT_IO, EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.cli import main
-from tokenreel.tools.replay.exit_codes import EXIT_FAULT, EXIT_MISSING, EXIT_OK, EXIT_USAGE
 from tokenreel.tools.replay.reading.journal import open_journal
 from tokenreel.tools.replay.recording.recording import lift
 from tokenreel.tools.replay.recording.values import Recording, StepWork
@@ -318,7 +318,7 @@ def test_without_matplotlib_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["what-if", str(run_dir), "--plot", str(tmp_path / "out.png")]) == EXIT_USAGE
+    assert main(["what-if", str(run_dir), "--plot", str(tmp_path / "out.png")]) == EXIT_IO
     assert "pip install matplotlib" in capsys.readouterr().err
 
 

@@ -1,0 +1,14 @@
+"""A terminal is sent signs only."""
+
+import pytest
+
+from tokenreel.tools.printable import printable
+
+
+@pytest.mark.parametrize("line", ["", "plain", "größer als 5 µs … ✕", "  indented\u2026"])
+def test_signs_stay_what_they_are(line: str) -> None:
+    assert printable(line) == line
+
+
+def test_whatever_is_no_sign_is_escaped() -> None:
+    assert printable("a\nb\t\x1b\x9b\u202e") == "a\\nb\\t\\x1b\\x9b\\u202e"

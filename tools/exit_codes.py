@@ -1,0 +1,14 @@
+"""What an exit code says. From 64 on they are those of BSD's sysexits, from 128 on signals."""
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_DIVERGED = 3
+EXIT_NO_SYMPTOM = 4
+EXIT_USAGE = 64
+EXIT_DAMAGED = 65
+EXIT_MISSING = 66
+EXIT_UNAVAILABLE = 69
+EXIT_FAULT = 70
+EXIT_IO = 74
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
