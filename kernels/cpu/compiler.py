@@ -38,7 +38,7 @@ def part(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """A `part` that is copied to where it is called: passing arrays costs some 20 ns a call."""
-    decorated: Function = njit(forceinline=True, **PART)(function)
+    decorated: Function = njit(**INLINED)(function)
     return decorated
 
 
@@ -125,3 +125,5 @@ PART: dict[str, Any] = {
     "pipeline_class": _PartCompiler,
 }
 """Also for `overload` and `register_jitable`."""
+INLINED: dict[str, Any] = {"forceinline": True, **PART}
+"""Alike, for what is copied to where it is called."""

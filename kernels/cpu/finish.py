@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from tokenreel.kernels.cpu.compiler import PART, part
+from tokenreel.kernels.cpu.compiler import INLINED, part
 from tokenreel.kernels.cpu.product import padded
 from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.row_peaks import peaks_of_rows
@@ -78,7 +78,7 @@ def finish(target, sums, row, num_rows, panel):
     raise NotImplementedError("for compiled functions only")
 
 
-@overload(finish, jit_options=PART)
+@overload(finish, jit_options=INLINED)
 def _overload_finish(target, sums, row, num_rows, panel):
     if isinstance(target, types.NamedTuple):
         return _FINISHES.get(target.instance_class)

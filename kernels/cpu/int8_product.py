@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.kernels.cpu.amx import has_amx, make_tile_product
-from tokenreel.kernels.cpu.compiler import PART
+from tokenreel.kernels.cpu.compiler import INLINED
 from tokenreel.kernels.cpu.floats_in_bytes import read_float
 from tokenreel.kernels.cpu.int8_dots import INSTRUCTIONS, STEP_BYTES, dots_emitter
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, STEP, scale_place
@@ -90,7 +90,7 @@ def make_sums(instruction: str) -> Any:
     return int8_sums
 
 
-@overload(sums, jit_options=PART)
+@overload(sums, jit_options=INLINED)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
     return _fastest_sums if rows.dtype == types.uint8 else None
 
@@ -105,7 +105,7 @@ def _make_blocks(name: str) -> Any:
     }[name]
     blocks = make_blocks(dots_emitter(INSTRUCTIONS[name], num_tiles), many, few)
 
-    @register_jitable(**PART)
+    @register_jitable(**INLINED)
     def multiply(rows, start, num_rows, stride, weights, begin, steps, out):
         for tile in range(0, 2, num_tiles):
             position = begin + tile * (STEP_BYTES // 2)
@@ -118,7 +118,7 @@ def _make_tiles() -> Any:
     one_tile, two_tiles = (make_tile_product(count, "tdpbusd") for count in (1, 2))
     few_rows = _make_blocks("avx512vnni")
 
-    @register_jitable(**PART)
+    @register_jitable(**INLINED)
     def multiply(rows, start, num_rows, stride, weights, begin, steps, out):
         if num_rows <= MAX_ROWS_WITHOUT_TILES:
             few_rows(rows, start, num_rows, stride, weights, begin, steps, out)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenreel.kernels.cpu import product
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
-from tokenreel.kernels.cpu.compiler import PART, part
+from tokenreel.kernels.cpu.compiler import INLINED, part
 from tokenreel.kernels.cpu.floats_in_bytes import read_floats
 from tokenreel.kernels.cpu.int8_product import quantize
 from tokenreel.kernels.cpu.product import fma_panel, sums
@@ -39,7 +39,7 @@ def pack(weight: Tensor, for_amx: bool) -> NDArray[np.int8]:
     return torch.cat([packed.reshape(len(packed), -1), epilogue], 1).numpy()
 
 
-@overload(sums, jit_options=PART)
+@overload(sums, jit_options=INLINED)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
     if weights.dtype != types.int8 or rows.dtype == types.uint8:
         return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
-from tokenreel.kernels.cpu.compiler import PART
+from tokenreel.kernels.cpu.compiler import INLINED
 from tokenreel.kernels.cpu.row_blocks import PANEL, emit_loop, make_blocks
 from tokenreel.kernels.cpu.vector import HAS_AVX512, LANES, call_llvm, splat, widen
 
@@ -65,7 +65,7 @@ def sums(rows, row, num_rows, stride, weights, panel, out):
     raise NotImplementedError("for compiled functions only")
 
 
-@overload(sums, jit_options=PART)
+@overload(sums, jit_options=INLINED)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
     if weights.dtype == types.int8:
         return None
@@ -122,7 +122,7 @@ def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
     fma_panel(rows, row, num_rows, stride, weights, panel * depth * PANEL, depth, out)
 
 
-@register_jitable(**PART)
+@register_jitable(**INLINED)
 def fma_panel(rows, row, num_rows, stride, weights, first, depth, out):
     """Sums with the 32 columns that lie [depth, 32] from element `first` of the weights."""
     for column in range(0, PANEL, _VECTORS * LANES):

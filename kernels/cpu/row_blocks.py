@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
-from tokenreel.kernels.cpu.compiler import PART
+from tokenreel.kernels.cpu.compiler import INLINED
 from tokenreel.kernels.cpu.vector import LANES, element_pointer
 
 PANEL = 32
@@ -60,7 +60,7 @@ def make_blocks(emit_sums: EmitSums, many: int, few: int) -> Any:
     """
     many_rows, few_rows, one_row = (make_block(count, emit_sums) for count in (many, few, 1))
 
-    @register_jitable(**PART)
+    @register_jitable(**INLINED)
     def multiply(rows, start, num_rows, stride, weights, begin, depth, out, place):
         done = 0
         while done < num_rows:
