@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
 from tokenreel.kernels.cpu.sampling import NOT_FINITE
@@ -31,5 +32,8 @@ class Sampled:
 
 def accept(token_ids: Tensor, peaks: Tensor, logprobs: list[RowLogprobs] | None = None) -> Sampled:
     """The choice, but for rows whose largest logit says that they mean nothing."""
-    # Infinity less itself is not a number, and only a finite number less itself is zero.
-    return Sampled(token_ids.masked_fill_(peaks - peaks != 0, NOT_FINITE), logprobs or [])
+    if token_ids.is_cpu:  # Between two steps PyTorch's code is cold: 40 us, numpy's 3.
+        np.putmask(token_ids.numpy(), ~np.isfinite(peaks.numpy()), NOT_FINITE)
+    else:
+        token_ids.masked_fill_(~peaks.isfinite(), NOT_FINITE)
+    return Sampled(token_ids, logprobs or [])
