@@ -128,6 +128,9 @@ def _widened_steps(builder, weights):
     a float32. Several places, so that the next step does not wait for the tiles' loads."""
     space = cgutils.alloca_once(builder, ir.ArrayType(_I8, _WIDENED_STEPS * 2 * TILE_BYTES))
     space.align = 64
+    # Otherwise LLVM asks at every store whether all of them could be spared: ten seconds a kernel.
+    opaque = ir.InlineAsm(ir.FunctionType(_BYTES, [_BYTES]), "", "=r,0")
+    start = builder.call(opaque, [builder.bitcast(space, _BYTES)])
     bytes_, integers = ir.VectorType(_I8, TILE), ir.VectorType(_I32, TILE)
     floats = ir.VectorType(ir.FloatType(), TILE)
 
@@ -139,7 +142,7 @@ def _widened_steps(builder, weights):
     def read_step(step):
         source = builder.gep(weights, [builder.mul(step, _I64(TILE_BYTES))])
         place = builder.mul(builder.urem(step, _I64(_WIDENED_STEPS)), _I64(2 * TILE_BYTES))
-        target = builder.gep(builder.bitcast(space, _BYTES), [place])
+        target = builder.gep(start, [place])
         for row in range(2 * TILE):
             even, odd = (widen(builder.gep(source, [_I64(2 * TILE * row + n)])) for n in (0, TILE))
             pairs = builder.or_(builder.lshr(even, splat(builder, _I32(16), integers)), odd)
