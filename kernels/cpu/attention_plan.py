@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.compiler import inlined, part
 from tokenreel.kernels.cpu.vector import LANES
 
@@ -83,7 +84,7 @@ def new_attention_plan(
         np.zeros(capacity + 1, np.int32),
         np.zeros((apart, len(Unit._fields)), np.int32),
         np.zeros(2, np.int32),
-        np.zeros(num_partials, np.float32),
+        zeros(num_partials, np.float32),
     )
 
 

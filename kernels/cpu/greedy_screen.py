@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.kernels.cpu import int8_product
+from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.compiler import inlined, part
 from tokenreel.kernels.cpu.finish import peaks_stride
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, quantize_row, row_bytes
@@ -100,7 +101,7 @@ def _largest_of_panels(values: Tensor) -> Tensor:
 
 def new_screened_rows(num_rows: int, stride: int) -> ScreenedRows:
     return ScreenedRows(
-        np.zeros(num_rows * row_bytes(stride), np.uint8),
+        zeros(num_rows * row_bytes(stride), np.uint8),
         np.zeros(num_rows, np.float32),
         np.zeros(num_rows, np.float32),
     )

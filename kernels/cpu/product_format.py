@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.kernels.cpu import int8_product, int8_weights, product
+from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.amx import has_amx
 from tokenreel.kernels.cpu.int8_rows import row_bytes
 
@@ -24,7 +25,7 @@ class ProductFormat(NamedTuple):
 
     def new_factors(self, num_rows: int, stride: int) -> NDArray[np.uint8] | None:
         """Space of `factors` for so many rows, each of up to `stride` elements."""
-        return np.zeros(num_rows * row_bytes(stride), np.uint8) if self.has_int8_rows else None
+        return zeros(num_rows * row_bytes(stride), np.uint8) if self.has_int8_rows else None
 
 
 def choose_format(dtype: torch.dtype, quantization: str | None) -> ProductFormat:

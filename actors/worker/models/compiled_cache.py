@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from tokenreel.actors.worker.model_config import DecoderConfig
+from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.attention_plan import (
     NO_WINDOW,
     AttentionPlan,
@@ -51,11 +52,10 @@ class CompiledCache:
         )
         head_dim, slots = padded(config.head_dim, LANES), padded(block_size, LANES)
         heads = (config.num_layers, num_blocks, config.num_kv_heads)
-        # NumPy asks the system for zeroed pages, which cost nothing until they are used.
         element_type = _ELEMENT_TYPES[dtype]
         self.pages = Pages(
-            np.zeros((*heads, head_dim, slots), element_type),
-            np.zeros((*heads, slots, head_dim), element_type),
+            zeros((*heads, head_dim, slots), element_type),
+            zeros((*heads, slots, head_dim), element_type),
         )
 
     def plans(self, num_tokens: int, num_seqs: int) -> tuple[AttentionPlan, ...]:

@@ -15,6 +15,7 @@ from tokenreel.actors.worker.models.decoder import ReadTensor
 from tokenreel.actors.worker.models.rope import rotation_table
 from tokenreel.kernels.backend import AttentionMetadata
 from tokenreel.kernels.cpu import decoder_head, decoder_step
+from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION
 from tokenreel.kernels.cpu.attention import attention_scratch_size
 from tokenreel.kernels.cpu.decoder_step import (
@@ -186,14 +187,14 @@ class CompiledDecoder:
         row_type = self._format.row_type
         longest = max(shape.hidden_stride, shape.attended_stride, shape.inner_stride)
         self._scratch = Scratch(
-            hidden=np.zeros(num_rows * shape.hidden_stride, np.float32),
-            rows=np.zeros(num_rows * shape.hidden_stride, row_type),
-            attended=np.zeros(num_rows * shape.attended_stride, row_type),
-            inner=np.zeros(num_rows * shape.inner_stride, row_type),
+            hidden=zeros(num_rows * shape.hidden_stride, np.float32),
+            rows=zeros(num_rows * shape.hidden_stride, row_type),
+            attended=zeros(num_rows * shape.attended_stride, row_type),
+            inner=zeros(num_rows * shape.inner_stride, row_type),
             factors=self._format.new_factors(num_rows, longest),
-            qkv=np.zeros(num_rows * shape.qkv_stride, np.float32),
-            sums=np.zeros((num_threads, ROWS * PANEL), np.float32),
-            attention=np.zeros(
+            qkv=zeros(num_rows * shape.qkv_stride, np.float32),
+            sums=zeros((num_threads, ROWS * PANEL), np.float32),
+            attention=zeros(
                 (num_threads, attention_scratch_size(self.config.head_dim)), np.float32
             ),
             tiles=TILE_CONFIGURATION,
@@ -206,7 +207,8 @@ class CompiledDecoder:
             return
         num_rows = padded(max(num_rows, 2 * len(self._peaks)), ROWS)
         # Behind the last panel nothing is the largest.
-        self._peaks = np.full((num_rows, peaks_stride(len(self._head))), -np.inf, np.float32)
+        self._peaks = zeros((num_rows, peaks_stride(len(self._head))), np.float32)
+        self._peaks.fill(-np.inf)
         if self._screen is not None:
             self._screened = new_screened_rows(num_rows, self._shape.hidden_stride)
 
@@ -231,7 +233,7 @@ def _read_layers(config: DecoderConfig, read: ReadTensor, pack: Pack) -> Weights
         layer = _read_layer(config, number, read, pack)
         if whole is None:
             shapes = [((config.num_layers, *array.shape), array.dtype) for array in layer]
-            whole = Weights(*(np.empty(*shape) for shape in shapes))
+            whole = Weights(*(zeros(*shape) for shape in shapes))
         for target, array in zip(whole, layer, strict=True):
             target[number] = array
         del layer, array
