@@ -13,8 +13,8 @@ LINE = 64
 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Pages that the system gives are zero, and cost nothing until they are used."""
-    sizes = (shape,) if isinstance(shape, int) else shape
-    num_bytes = math.prod(sizes) * np.dtype(dtype).itemsize
+    sizes = shape if isinstance(shape, tuple) else (shape,)
+    num_bytes = math.prod(map(int, sizes)) * np.dtype(dtype).itemsize
     memory = np.zeros(num_bytes + LINE, np.uint8)
     first = -memory.ctypes.data % LINE
     return memory[first : first + num_bytes].view(dtype).reshape(sizes)
