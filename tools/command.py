@@ -1,9 +1,10 @@
-"""A command line of verbs: finds the verb, says in one line what went wrong."""
+"""A command line of verbs: finds the verb, says in few words what went wrong."""
 
 import argparse
 import importlib
 import io
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from tokenreel.tools.exit_codes import (
 )
 from tokenreel.tools.printable import printable
 
-HELP_WIDTH = 100
+MAX_HELP_WIDTH = 100
 
 
 class UsageError(Exception):
@@ -64,8 +65,9 @@ class Command:
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
         except Exception as error:
-            exit_code, line = self._explain(error)
-            print(f"{self.name}: {printable(line)}", file=sys.stderr)
+            exit_code, told = self._explain(error)
+            lines = "\n".join(map(printable, told.split("\n")))
+            print(f"{self.name}: {lines}", file=sys.stderr)
             return exit_code
 
     def _explain(self, error: Exception) -> tuple[int, str]:
@@ -96,14 +98,22 @@ class Command:
             if name == asked:
                 module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
                 module.add_arguments(verb_parser)
-                verb_parser.description = textwrap.fill(verb_parser.description or "", HELP_WIDTH)
+                verb_parser.description = _wrapped(verb_parser.description or "")
         options = parser.parse_args(words)
         return cast(Verb, module), options
 
 
+def _wrapped(text: str) -> str:
+    return "\n\n".join(textwrap.fill(part, _help_width()) for part in text.split("\n\n"))
+
+
+def _help_width() -> int:
+    return min(MAX_HELP_WIDTH, shutil.get_terminal_size((MAX_HELP_WIDTH, 24)).columns)
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=HELP_WIDTH)
+        super().__init__(prog, max_help_position=34, width=_help_width())
 
 
 class _Parser(argparse.ArgumentParser):

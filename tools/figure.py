@@ -1,4 +1,4 @@
-"""A figure in the one style of every plot. The one place that opens matplotlib, when asked to."""
+"""A figure in the one style of every plot. matplotlib is imported when one is asked for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
