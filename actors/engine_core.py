@@ -358,6 +358,7 @@ def _recorder(
             "served_model_name": options.served_model_name,
             "device": facts.device,
             "dtype": facts.dtype,
+            "quantization": options.quantization,
             "batch_invariant": facts.is_batch_invariant,
         },
         seeds={"seed": options.seed},

@@ -107,6 +107,8 @@ class InputBatch:
         self._last_sampled = np.full(max_num_seqs, -1, np.int64)
         self._tables = np.zeros((max_num_seqs, self._max_blocks), np.int32)
         self._num_blocks = np.zeros(max_num_seqs, np.int64)
+        # Tokens that have a place: in the blocks, and in the model's context.
+        self._room = np.zeros(max_num_seqs, np.int64)
         self._faults: dict[int, str] = {}
         self.is_async = is_async
         self._counting = np.arange(max_num_seqs + 1)
@@ -185,7 +187,7 @@ class InputBatch:
         row, tokens, blocks = added.row, added.token_ids, added.block_ids
         self._clear(row)
         self._num_known[row] = 0
-        self._num_blocks[row] = 0
+        self._num_blocks[row] = self._room[row] = 0
         self._last_sampled[row] = -1
         fault = None
         if not 1 <= added.num_prompt_tokens <= len(tokens) <= self._max_model_len:
@@ -222,13 +224,14 @@ class InputBatch:
             return
         self._tables[row, begin:end] = block_ids
         self._num_blocks[row] = end
+        self._room[row] = min(end * self._block_size, self._max_model_len)
 
     def _fits(self, entries: Entries) -> Array:
-        """Which entries name their row's sequence, tokens that are known and blocks that it has."""
+        """Which entries name their row's sequence, tokens that are known and have a place."""
         rows = entries.rows
         ends = entries.starts + entries.lengths
         fits: Array = self._seq_ids[rows] == entries.seq_ids
-        fits &= ends <= np.minimum(self._num_known[rows], self._num_blocks[rows] * self._block_size)
+        fits &= ends <= np.minimum(self._num_known[rows], self._room[rows])
         return fits
 
     def _fail(self, scheduled: list[ScheduledSequence], valid: Array) -> list[SequenceFailure]:
@@ -241,7 +244,7 @@ class InputBatch:
                 end = entry.start + entry.num_tokens
                 self._faults[entry.row] = (
                     f"{end} tokens, of which {self._num_known[entry.row]} are known and "
-                    f"{self._num_blocks[entry.row] * self._block_size} have a place"
+                    f"{self._room[entry.row]} have a place"
                 )
             reason = self._faults.get(entry.row, "the row belongs to another sequence")
             if entry.num_logits:

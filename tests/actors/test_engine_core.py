@@ -15,6 +15,8 @@ from tokenreel.actors.engine_core import EngineCoreActor
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.messages.codec import encode
 from tokenreel.messages.ids import RequestKey, Row, SeqId, StepId
+from tokenreel.messages.journal import META
+from tokenreel.messages.journal_meta import decode_meta
 from tokenreel.messages.lifecycle import ActorFailed, ActorReady, EngineFacts, WorkerReady
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.outputs import OutputDelivered, TokensEmitted
@@ -28,6 +30,7 @@ from tokenreel.messages.requests import (
 from tokenreel.messages.sampling import FinishReason, SamplingParams, StoppingParams, TextParams
 from tokenreel.messages.steps import SampledTokens, StepCompleted, StepScheduled
 from tokenreel.tools.replay import cli as replay
+from tokenreel.tools.replay.reading.journal import open_journal, read_records
 
 Connect = Callable[..., Any]
 WORKER_READY = WorkerReady(8, 4, 100, 50, b"m" * 16, "cpu", "float32")
@@ -93,6 +96,30 @@ def test_a_request_goes_its_way_and_the_journal_replays_it(
     (finished,) = receive(core, "frontend", RequestFinished)
     assert finished.key == RequestKey(1, 0)
     assert replay.main(["verify", journal()]) == 0
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_the_journal_names_the_numbers_that_the_model_was_run_in(
+    connect: Connect, tmp_path: Path, quantization: str | None
+) -> None:
+    options = EngineOptions(
+        model="m", served_model_name="m", journal_dir=str(tmp_path), quantization=quantization
+    )
+    core = connect(EngineCoreActor, EngineCoreActor.ROLE, options)
+    core.actor.start()
+    core.send("worker", WORKER_READY)
+    core.receive("frontend")
+    (run_dir,) = tmp_path.iterdir()
+    _, _, records = next(iter(read_records(open_journal(run_dir))))
+    (meta,) = (decode_meta(record.payload) for record in records if record.type == META)
+    assert meta.facts == {
+        "model_hash": b"m" * 16,
+        "served_model_name": "m",
+        "device": "cpu",
+        "dtype": "float32",
+        "quantization": quantization,
+        "batch_invariant": False,
+    }
 
 
 def test_what_the_journal_costs_is_told_in_processor_time_and_by_the_clock(core: Any) -> None:

@@ -219,6 +219,25 @@ def test_an_entry_that_does_not_fit_its_row_fails_alone(
     assert "9 tokens, of which 8 are known" in output.failures[0].message
 
 
+def test_a_position_beyond_the_context_fails_alone(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    """Its last block may have room for it; the model has not."""
+    model = small_model("llama")
+    driver = new_driver(model.decoder, max_model_len=9)
+    long, short = driver.add(random_tokens(8)), driver.add(random_tokens(4, 1))
+    driver.step({long.seq_id: 8, short.seq_id: 4})
+    driver.decode([long, short], 1)
+    assert not driver.failures
+    driver.decode([long, short], 1)
+    (failure,) = driver.failures
+    assert failure.endswith("10 tokens, of which 10 are known and 9 have a place")
+    driver.decode([short], 3)
+    assert_greedy(model, short)
+
+
 @pytest.mark.parametrize(
     "entries",
     [
