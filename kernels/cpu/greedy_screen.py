@@ -75,14 +75,15 @@ def make_screen(weight: Tensor) -> Screen:
     """weight [vocab_size, depth] float32."""
     num_panels = padded(len(weight)) // PANEL
     norms, losses = (torch.zeros(peaks_stride(num_panels)) for _ in range(2))
-    screened = torch.empty_like(weight)
+    all_steps, all_scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
     # Some panels at a time: wide copies of a large vocabulary would take much memory.
     for first in range(0, num_panels, LANES):
-        part = weight[first * PANEL : (first + LANES) * PANEL]
+        rows = slice(first * PANEL, (first + LANES) * PANEL)
+        part = weight[rows]
         magnitudes = part.abs().amax(1)
         is_held = (magnitudes == 0) | (magnitudes >= _SMALLEST) & (magnitudes <= _LARGEST)
-        screened[first * PANEL : (first + LANES) * PANEL] = part.where(is_held.unsqueeze(1), 0)
-        steps, scales = int8_product.quantize(part)
+        steps, scales = int8_product.quantize(part.where(is_held.unsqueeze(1), 0))
+        all_steps[rows], all_scales[rows] = steps, scales
         exact, taken = part.double(), steps.double() * scales.double().unsqueeze(1)
         # Of the product's own sum, and of what is done with 8-bit sums and bounds.
         rounding = (part.shape[1] + 64) * _ROUNDOFF * (exact.norm(dim=1) + taken.norm(dim=1))
@@ -90,7 +91,7 @@ def make_screen(weight: Tensor) -> Screen:
         own = slice(first, first + -(-len(part) // PANEL))
         norms[own] = _largest_of_panels(taken.norm(dim=1).where(is_held, 0))
         losses[own] = _largest_of_panels(lost.where(is_held, _UNBOUNDED))
-    return Screen(int8_product.pack(screened), norms.numpy(), losses.numpy())
+    return Screen(int8_product.pack_steps(all_steps, all_scales), norms.numpy(), losses.numpy())
 
 
 def _largest_of_panels(values: Tensor) -> Tensor:

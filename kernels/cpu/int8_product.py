@@ -58,8 +58,12 @@ def pack(weight: Tensor) -> NDArray[np.int8]:
     A panel is [depth / 64, 2 tiles, 16 quads, 16 columns, 4], then what the sums are corrected and
     scaled with.
     """
-    steps, scales = quantize(weight)
-    num_out, num_in = weight.shape
+    return pack_steps(*quantize(weight))
+
+
+def pack_steps(steps: Tensor, scales: Tensor) -> NDArray[np.int8]:
+    """`pack`, of what `quantize` gives."""
+    num_out, num_in = steps.shape
     whole = steps.new_zeros(padded(num_out), padded(num_in, STEP))
     whole[:num_out, :num_in] = steps
     # Four neighbours along the depth are moved as one number.
