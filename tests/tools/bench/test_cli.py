@@ -253,6 +253,7 @@ def test_wrong_usage_is_told_before_anything_starts(
         (["serve", "--plot", "x.gif"], EXIT_USAGE, ".png, .svg, .pdf"),
         (["serve", "--json", "/no/where/x.json"], EXIT_USAGE, "there is no directory"),
         (["serve", "--request-rate", "1", "--trace", "t"], EXIT_USAGE, "its own arrivals"),
+        (["serve", "--request-rate", "inf,2", "--trace", "t"], EXIT_USAGE, "its own arrivals"),
         (["serve", "/no/model"], EXIT_UNAVAILABLE, "/no/model does not exist"),
         (["overhead", "/no/model"], EXIT_IO, "No such file"),
         (["compare", "/no/result"], EXIT_IO, "No such file"),

@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
-    if options.trace is not None and not math.isinf(options.request_rate[0]):
+    if options.trace is not None and not all(map(math.isinf, options.request_rate)):
         raise UsageError("--trace has its own arrivals: leave --request-rate out")
     if options.dataset_path is not None and options.trace is not None:
         raise UsageError("--trace and --dataset-path are two workloads: leave one out")
