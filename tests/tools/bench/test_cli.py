@@ -183,13 +183,30 @@ def test_overhead_measures_everything_in_one_run(
     assert "share of the floor %" in capsys.readouterr().out
 
 
-async def start_serve(server: ScriptedServer, *words: str) -> asyncio.subprocess.Process:
+async def start(server: ScriptedServer, verb: str, *words: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(*BENCH, "serve", "--base-url", server.url, "--served-model-name", "m"),
-        *("--num-warmups", "0", "--max-concurrency", "1", "--output-len", "3", *words),
+        *(*BENCH, verb, "--base-url", server.url, "--served-model-name", "m"),
+        *("--output-len", "3", *words),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def start_serve(server: ScriptedServer, *words: str) -> asyncio.subprocess.Process:
+    return await start(server, "serve", "--num-warmups", "0", "--max-concurrency", "1", *words)
+
+
+async def test_latency_tells_batches_of_another_length() -> None:
+    async def script(exchange: Exchange) -> None:
+        usage = {"prompt_tokens": 8, "completion_tokens": 6 - exchange.number % 2}
+        await exchange.refuse(200, json.dumps({"choices": [{}, {}], "usage": usage}).encode())
+
+    iterations = ("--batch-size", "2", "--num-iters", "4", "--num-iters-warmup", "0")
+    async with ScriptedServer(script) as server:
+        process = await start(server, "latency", *iterations)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert (process.returncode, err) == (EXIT_OK, b"")
+    assert "2 batches of another length than asked" in out.decode()
 
 
 async def test_requests_that_fail_are_told_by_reason_and_by_the_exit_code() -> None:

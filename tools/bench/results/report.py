@@ -84,6 +84,8 @@ def latency_lines(result: Latency) -> list[str]:
         rows = [[name, number(getattr(spread, name))] for name in (*STATISTICS, "max")]
         lines += aligned([f"{spread.count} batches of {run.batch_size}", "ms"], rows)
         lines.append(f"  {number(run.output_tokens_per_s)} output tokens/s at the mean")
+        if run.num_other_length:
+            lines.append(f"  {run.num_other_length} batches of another length than asked")
         lines += [f"  FAILED {count} x {reason}" for reason, count in run.failures.items()]
     return lines
 

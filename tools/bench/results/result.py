@@ -81,6 +81,8 @@ class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of the same: quantiles in equal steps, lowest first."""
     output_tokens_per_s: float
     """Of the mean."""
+    num_other_length: int = 0
+    """Batches that were served, but not with as many tokens as were asked for."""
     failures: dict[str, int]
 
 

@@ -104,6 +104,7 @@ def figures_of_batches(outcomes: list[Outcome], options: argparse.Namespace) -> 
         latency_ms=latency_ms,
         samples_ms=samples_of(latencies_ms),
         output_tokens_per_s=1e3 * num_tokens / latency_ms.mean if latency_ms.mean else 0.0,
+        num_other_length=sum(outcome.has_other_length for outcome in served),
         failures=dict(Counter(outcome.failure for outcome in outcomes if outcome.failure)),
     )
 
