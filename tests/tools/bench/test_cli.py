@@ -183,6 +183,13 @@ def test_overhead_measures_everything_in_one_run(
     assert "share of the floor %" in capsys.readouterr().out
 
 
+def test_there_is_no_floor_where_nothing_was_served(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ("--max-concurrency", "2", "--num-prompts", "4", "--request-timeout", "1e-9")
+    bench("overhead", *load, *STUB, code=EXIT_UNAVAILABLE)
+    told = capsys.readouterr().err
+    assert "HTTP alone, c=2: nothing was served: 4 x timed out" in told
+
+
 async def start(server: ScriptedServer, verb: str, *words: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(*BENCH, verb, "--base-url", server.url, "--served-model-name", "m"),

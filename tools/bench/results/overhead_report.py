@@ -32,10 +32,12 @@ def overhead_lines(result: Overhead) -> list[str]:
     ]
     rates = ", ".join(f"{rows} rows {number(r)}" for rows, r in result.product_rates.items())
     engines, stubs = [run.engine for run in runs], [run.stub for run in runs]
+    https = [run.http for run in runs]
     return [
         *aligned(["", *titles], rows),
         *note_lines(engines, titles),
         *note_lines(stubs, [f"{title}, without the model" for title in titles]),
+        *note_lines(https, [f"{title}, HTTP alone" for title in titles]),
         "",
         *aligned(["floor: CPU us/token", *titles], parts),
         f"  products in GFLOP/s of one core (numpy, float32): {rates}",

@@ -24,6 +24,7 @@ from tokenreel.tools.bench.floor.floor import Lengths, cpu_share, floor_of, laye
 from tokenreel.tools.bench.floor.model_shape import read_shape
 from tokenreel.tools.bench.floor.product_times import Plan, ProductTimes, measure_products
 from tokenreel.tools.bench.output import check_output, finish
+from tokenreel.tools.bench.problem import Unavailable
 from tokenreel.tools.bench.processes.child_process import ChildProcess, Line, python_module
 from tokenreel.tools.bench.processes.processor_time import processor_time_s
 from tokenreel.tools.bench.progress import Progress, telling
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         https = _loads(target, options, "HTTP alone")
     if len(https) < len(levels):
         raise KeyboardInterrupt
+    _check_served(https)
     with open_target(options, flags=["--stub-worker"], num_in_flight=most) as target:
         stubs = _loads(target, options, "no model")
     if len(stubs) < len(levels):
@@ -100,6 +102,14 @@ def run(options: argparse.Namespace) -> int:
     )
     failed = any(each.num_failed for run in runs for each in (run.engine, run.stub, run.http))
     return finish(options, result, overhead_lines(result), failed)
+
+
+def _check_served(https: Sequence[Figures]) -> None:
+    """Raises Unavailable for a level of which there can be no floor."""
+    for run in https:
+        if not run.num_output_tokens:
+            reasons = ", ".join(f"{n} x {reason}" for reason, n in run.failures.items())
+            raise Unavailable(f"HTTP alone, c={run.max_concurrency}: nothing was served: {reasons}")
 
 
 def _figures(

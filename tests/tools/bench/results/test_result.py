@@ -159,6 +159,9 @@ def test_overhead_tells_the_share_and_what_the_floor_is_made_of() -> None:
         "81%",
         "HTTP side alone",
         "8 rows 40",
+        "c=8: FAILED 1 x",
+        "c=8, without the model: FAILED 1 x",
+        "c=8, HTTP alone: FAILED 1 x",
         "--stub-worker",
     ):
         assert part in text
