@@ -35,7 +35,7 @@ def finish(
     for path in paths:
         write_result(path, result)
         print(f"written: {path}")
-    if options.plot is not None:
+    if options.plot is not None and (result.runs or not result.is_interrupted):
         from tokenreel.tools.bench.results.plot import draw
 
         draw(result, options.plot)

@@ -1,9 +1,11 @@
-"""One load, run to its end or to the first Ctrl-C, and what the engine's processes spent on it."""
+"""Loads, run to their end or to the first Ctrl-C, and what the engine's processes spent on them."""
 
 import argparse
 import asyncio
 import resource
 import signal
+from collections.abc import Callable
+from types import FrameType
 
 import uvloop
 from msgspec.structs import replace
@@ -43,46 +45,74 @@ def closed_loop_prompts(concurrency: int) -> int:
     return max(MIN_PROMPTS, ROUNDS * concurrency)
 
 
-def run_load(load: Load, target: Target) -> LoadRun:
-    """A second Ctrl-C is a KeyboardInterrupt as ever."""
-    _allow_sockets()
-    before, busy_before_s = target.processor_times_s(), busy_time_s()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        measured = runner.run(_until_interrupted(load))
-    after, busy_s = target.processor_times_s(), busy_time_s() - busy_before_s
-    return LoadRun(measured, spent_s(before, after), busy_s)
+class Session:
+    """Use as a context manager around loads, what starts and stops their engine, and the telling of
+    the result. From the first load on the first Ctrl-C ends what is running and is remembered, so
+    that nothing that was measured is lost; a second one is a KeyboardInterrupt as ever."""
 
+    def __init__(self) -> None:
+        self.is_interrupted = False
+        self._stop_load: Callable[[], None] | None = None
 
-def warm_up(target: Target, options: argparse.Namespace, num_requests: int) -> None:
-    """So that what a server does once is done: short requests, which no later one resembles.
-    They may fail: whoever refuses them will be seen to."""
-    if not num_requests:
-        return
-    long = random_prompts(options, target.vocab_size, "warm-up")
-    short = replace(long, output_len=min(WARMUP_TOKENS, options.output_len))
-    asks = target.asks(short.make(num_requests), options)
-    load = Load(target.endpoint, asks, timeout_s=options.request_timeout)
-    with telling("warming up", not options.disable_tqdm):
-        done = run_load(load, target)
-    if done.is_interrupted:
-        raise KeyboardInterrupt
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def release(self) -> None:
+        """Before a further start of an engine: until its first load Ctrl-C is a KeyboardInterrupt.
+        Raises one if there has been a Ctrl-C already."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+
+    def run_load(self, load: Load, target: Target) -> LoadRun:
+        if not self.is_interrupted:
+            signal.signal(signal.SIGINT, self._note)
+        _allow_sockets()
+        before, busy_before_s = target.processor_times_s(), busy_time_s()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            measured = runner.run(self._until_interrupted(load))
+        after, busy_s = target.processor_times_s(), busy_time_s() - busy_before_s
+        return LoadRun(measured, spent_s(before, after), busy_s)
+
+    def warm_up(self, target: Target, options: argparse.Namespace, num_requests: int) -> None:
+        """So that what a server does once is done: short requests, which no later one resembles.
+        They may fail: whoever refuses them will be seen to."""
+        if not num_requests:
+            return
+        long = random_prompts(options, target.vocab_size, "warm-up")
+        short = replace(long, output_len=min(WARMUP_TOKENS, options.output_len))
+        asks = target.asks(short.make(num_requests), options)
+        load = Load(target.endpoint, asks, timeout_s=options.request_timeout)
+        with telling("warming up", not options.disable_tqdm):
+            self.run_load(load, target)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.is_interrupted = True
+        if self._stop_load is not None:
+            self._stop_load()
+
+    async def _until_interrupted(self, load: Load) -> Measured:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(load.stop)
+
+        self._stop_load = stop
+        if self.is_interrupted:
+            stop()
+        try:
+            return await load.run()
+        finally:
+            self._stop_load = None
 
 
 def _allow_sockets() -> None:
     """As many open files as the system lets us have: each request in flight is one."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-
-
-async def _until_interrupted(load: Load) -> Measured:
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        load.stop()
-
-    loop.add_signal_handler(signal.SIGINT, stop)
-    try:
-        return await load.run()
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)

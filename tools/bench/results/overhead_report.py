@@ -2,12 +2,23 @@
 
 from collections.abc import Callable
 
-from tokenreel.tools.bench.results.report import actor_lines, note_lines
+from tokenreel.tools.bench.results.report import actor_lines, note_lines, title_of
 from tokenreel.tools.bench.results.result import Overhead, OverheadFigures
 from tokenreel.tools.bench.results.text_table import aligned, number
 
+PARTS = {"http": "HTTP side alone", "stub": "without the model"}
+
 
 def overhead_lines(result: Overhead) -> list[str]:
+    lines = _level_lines(result) if result.runs else []
+    for part, runs in result.unfinished.items():
+        rows = [[title_of(run), number(run.output_tokens_per_s)] for run in runs]
+        if rows:
+            lines += ["", *aligned([f"{PARTS[part]}, interrupted", "output tok/s"], rows)]
+    return lines
+
+
+def _level_lines(result: Overhead) -> list[str]:
     runs = result.runs
     titles = [f"c={run.max_concurrency}" for run in runs]
 

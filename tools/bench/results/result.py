@@ -151,6 +151,8 @@ class Overhead(Result, frozen=True, kw_only=True):
     runs: list[OverheadFigures]
     product_rates: dict[str, float]
     """GFLOP/s of one core by the number of rows that a product has."""
+    unfinished: dict[str, list[Figures]] = {}
+    """Of levels that were interrupted before the engine's turn: what `http` and `stub` came to."""
 
 
 AnyResult = Serve | Throughput | Latency | Startup | Overhead

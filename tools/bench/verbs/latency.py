@@ -16,7 +16,7 @@ from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.results.figures import e2el_ms, samples_of, spread_of
 from tokenreel.tools.bench.results.report import latency_lines
 from tokenreel.tools.bench.results.result import Latency, LatencyFigures, header_of
-from tokenreel.tools.bench.session import run_load
+from tokenreel.tools.bench.session import Session
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, open_target
 from tokenreel.tools.bench.workload.prompts import RandomPrompts, batch_of
@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    with Session() as session:
+        return _measure(options, session)
+
+
+def _measure(options: argparse.Namespace, session: Session) -> int:
     header = header_of(options.given)
     with open_target(options, num_in_flight=options.batch_size) as target:
         batches = _batches(options, target)
@@ -78,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
                 timeout_s=options.request_timeout,
                 on_outcome=note,
             )
-            done = run_load(load, target)
+            session.run_load(load, target)
         server = target.server
     figures = figures_of_batches(outcomes[options.num_iters_warmup :], options)
     result = Latency(
@@ -86,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         header=header,
         server=server,
         settings=settings_of(options),
-        is_interrupted=done.is_interrupted,
+        is_interrupted=session.is_interrupted,
         runs=[figures],
     )
     return finish(options, result, latency_lines(result), bool(figures.failures))

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tokenreel.tools import up_values as values
 from tokenreel.tools.bench.client.address import parse_address
@@ -31,7 +31,7 @@ from tokenreel.tools.bench.progress import Progress, telling
 from tokenreel.tools.bench.results.figures import Figures, figures_of
 from tokenreel.tools.bench.results.overhead_report import overhead_lines
 from tokenreel.tools.bench.results.result import Overhead, OverheadFigures, Server, header_of
-from tokenreel.tools.bench.session import closed_loop_prompts, run_load, warm_up
+from tokenreel.tools.bench.session import Session, closed_loop_prompts
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, model_directory, open_target
 
@@ -66,26 +66,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    with Session() as session:
+        return _measure(options, session)
+
+
+def _measure(options: argparse.Namespace, session: Session) -> int:
     header = header_of(options.given)
     lengths = Lengths(options.input_len, options.output_len)
     levels: list[int] = options.max_concurrency
-    rows = layer_rows(levels, lengths)
-    shape = read_shape(model_directory(options))
+    model = model_directory(options)
+    plan = Plan(read_shape(model), layer_rows(levels, lengths), levels)
     with telling("measuring the model's products", not options.disable_tqdm):
-        times = measure_products(Plan(shape, rows, levels))
+        times = measure_products(plan)
     most = max(levels)
-    with _canned_target() as target:
-        https = _loads(target, options, "HTTP alone")
-    if len(https) < len(levels):
-        raise KeyboardInterrupt
-    _check_served(https)
-    with open_target(options, flags=["--stub-worker"], num_in_flight=most) as target:
-        stubs = _loads(target, options, "no model")
-    if len(stubs) < len(levels):
-        raise KeyboardInterrupt
-    with open_target(options, num_in_flight=most) as target:
-        engines = _loads(target, options, "engine")
-        server = target.server
+    server = Server(url="", model=model.resolve().name, is_ours=True)
+    https, stubs, engines = [], [], []
+    with suppress(KeyboardInterrupt):
+        with _canned_target() as target:
+            https += _loads(session, target, options, "HTTP alone")
+        _check_served(https)
+        session.release()
+        with open_target(options, flags=["--stub-worker"], num_in_flight=most) as target:
+            stubs += _loads(session, target, options, "no model")
+        session.release()
+        with open_target(options, num_in_flight=most) as target:
+            server = target.server
+            engines += _loads(session, target, options, "engine")
     cores = header.machine.num_cores
     runs = [
         _figures(level, lengths, times, http, stub, engine, cores)
@@ -96,9 +102,10 @@ def run(options: argparse.Namespace) -> int:
         header=header,
         server=server,
         settings=settings_of(options),
-        is_interrupted=len(runs) < len(levels),
+        is_interrupted=session.is_interrupted or len(runs) < len(levels),
         runs=runs,
         product_rates={str(rows): rate for rows, rate in times.gflops.items()},
+        unfinished={"http": https[len(runs) :], "stub": stubs[len(runs) :]},
     )
     failed = any(each.num_failed for run in runs for each in (run.engine, run.stub, run.http))
     return finish(options, result, overhead_lines(result), failed)
@@ -134,11 +141,15 @@ def _figures(
     )
 
 
-def _loads(target: Target, options: argparse.Namespace, label: str) -> list[Figures]:
+def _loads(
+    session: Session, target: Target, options: argparse.Namespace, label: str
+) -> list[Figures]:
     """Of each concurrency; fewer if it was interrupted."""
-    warm_up(target, options, num_warmups(options))
-    figures = []
+    session.warm_up(target, options, num_warmups(options))
+    figures: list[Figures] = []
     for level in options.max_concurrency:
+        if session.is_interrupted:
+            break
         prompts = random_prompts(options, target.vocab_size, f"{label} {level}").make(
             options.num_prompts or closed_loop_prompts(level)
         )
@@ -151,7 +162,7 @@ def _loads(target: Target, options: argparse.Namespace, label: str) -> list[Figu
                 timeout_s=options.request_timeout,
                 on_outcome=progress,
             )
-            done = run_load(load, target)
+            done = session.run_load(load, target)
         if done.is_interrupted:
             break
         times_s, others_s = done.actor_times_s, done.others_s

@@ -26,7 +26,7 @@ from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.results.figures import Figures, figures_of
 from tokenreel.tools.bench.results.report import METRICS, serve_lines
 from tokenreel.tools.bench.results.result import Serve, header_of
-from tokenreel.tools.bench.session import MIN_PROMPTS, closed_loop_prompts, run_load, warm_up
+from tokenreel.tools.bench.session import MIN_PROMPTS, Session, closed_loop_prompts
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, open_target
 from tokenreel.tools.bench.workload.arrivals import arrive
@@ -119,27 +119,30 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--trace has its own arrivals: leave --request-rate out")
     if options.dataset_path is not None and options.trace is not None:
         raise UsageError("--trace and --dataset-path are two workloads: leave one out")
+    with Session() as session:
+        return _measure(options, session)
+
+
+def _measure(options: argparse.Namespace, session: Session) -> int:
     header = header_of(options.given)
     figures: list[Figures] = []
-    is_interrupted = False
     most = max(concurrency or 0 for concurrency in options.max_concurrency)
     most = most or options.num_prompts or 0
     with open_target(options, num_in_flight=most) as target:
-        warm_up(target, options, num_warmups(options))
+        session.warm_up(target, options, num_warmups(options))
         loads = list(product(options.request_rate, options.max_concurrency))
         for number, (rate, concurrency) in enumerate(loads):
-            prompts = _prompts(options, target, number, rate, concurrency)
-            found, is_interrupted = _run_one(target, options, prompts, rate, concurrency)
-            figures.append(found)
-            if is_interrupted:
+            if figures and session.is_interrupted:
                 break
+            prompts = _prompts(options, target, number, rate, concurrency)
+            figures.append(_run_one(session, target, options, prompts, rate, concurrency))
         server = target.server
     result = Serve(
         label=options.label or server.model,
         header=header,
         server=server,
         settings=settings_of(options),
-        is_interrupted=is_interrupted,
+        is_interrupted=session.is_interrupted,
         runs=figures,
     )
     failed = any(run.num_failed for run in figures)
@@ -147,12 +150,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_one(
+    session: Session,
     target: Target,
     options: argparse.Namespace,
     prompts: Sequence[Prompt],
     rate: float,
     concurrency: int | None,
-) -> tuple[Figures, bool]:
+) -> Figures:
     title = f"c={concurrency}" if concurrency else "all"
     with Progress(title, len(prompts), not options.disable_tqdm) as progress:
         load = Load(
@@ -163,8 +167,8 @@ def _run_one(
             timeout_s=options.request_timeout,
             on_outcome=progress,
         )
-        done = run_load(load, target)
-    found = figures_of(
+        done = session.run_load(load, target)
+    return figures_of(
         done.measured,
         done.actor_times_s,
         done.others_s,
@@ -173,7 +177,6 @@ def _run_one(
         limits_ms=dict(options.goodput),
         has_requests=options.save_detailed,
     )
-    return found, done.is_interrupted
 
 
 def _prompts(

@@ -30,7 +30,7 @@ from tokenreel.tools.bench.results.result import (
     header_of,
     without_secrets,
 )
-from tokenreel.tools.bench.session import run_load
+from tokenreel.tools.bench.session import Session
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, endpoint_at, model_directory, vocab_size_of
 
@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     is_interrupted = False
     failure: Unavailable | None = None
     with (
+        Session() as session,
         tempfile.TemporaryDirectory(prefix="engine-bench-") as warm,
         Progress("startup", num_cold + num_before + num_warm, not options.disable_tqdm) as progress,
     ):
@@ -88,10 +89,12 @@ def run(options: argparse.Namespace) -> int:
             for _ in range(num_cold):
                 with tempfile.TemporaryDirectory(prefix="engine-bench-") as cold:
                     forget_pages(model)
-                    starts.append(_start(options, model, Path(cold), is_cold=True))
+                    session.release()
+                    starts.append(_start(session, options, model, Path(cold), is_cold=True))
                 progress.advance()
             for number in range(num_before + num_warm):
-                start = _start(options, model, Path(warm), is_cold=False)
+                session.release()
+                start = _start(session, options, model, Path(warm), is_cold=False)
                 starts += [start] if number >= num_before else []
                 progress.advance()
         except KeyboardInterrupt:
@@ -110,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
             is_ours=True,
         ),
         settings=settings_of(options),
-        is_interrupted=is_interrupted,
+        is_interrupted=is_interrupted or session.is_interrupted,
         runs=figures_of_starts(starts),
         starts=starts,
         failure=str(failure) if failure is not None else None,
@@ -146,14 +149,16 @@ def forget_pages(model: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _start(options: argparse.Namespace, model: Path, caches: Path, *, is_cold: bool) -> Start:
+def _start(
+    session: Session, options: argparse.Namespace, model: Path, caches: Path, *, is_cold: bool
+) -> Start:
     environment = {name: str(caches / name.lower()) for name in CACHE_VARIABLES}
     given = model_of(options)
     with Engine(given, options.engine_flags, environment) as engine:
         url = engine.wait_until_ready(options.ready_check_timeout_sec)
         server = Server(url=url, model=engine.model_name)
         target = Target(endpoint_at(url, options), server, vocab_size_of(model))
-        first_token = _ask_once(target, options)
+        first_token = _ask_once(session, target, options)
         return Start(
             is_cold=is_cold,
             ready_s=engine.ready_s,
@@ -162,11 +167,12 @@ def _start(options: argparse.Namespace, model: Path, caches: Path, *, is_cold: b
         )
 
 
-def _ask_once(target: Target, options: argparse.Namespace) -> float:
+def _ask_once(session: Session, target: Target, options: argparse.Namespace) -> float:
     """When the first token came, by `perf_counter`. Raises Unavailable if none did."""
     prompts = random_prompts(options, target.vocab_size).make(1)
     asks = target.asks(prompts, options)
-    done = run_load(Load(target.endpoint, asks, timeout_s=options.request_timeout), target)
+    load = Load(target.endpoint, asks, timeout_s=options.request_timeout)
+    done = session.run_load(load, target)
     if done.is_interrupted:
         raise KeyboardInterrupt
     (outcome,) = done.measured.outcomes

@@ -16,7 +16,7 @@ from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.results.figures import samples_of, tally_of
 from tokenreel.tools.bench.results.report import throughput_lines
 from tokenreel.tools.bench.results.result import Throughput, ThroughputFigures, header_of
-from tokenreel.tools.bench.session import run_load, warm_up
+from tokenreel.tools.bench.session import Session
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import open_target
 from tokenreel.tools.bench.workload.prompts import read_prompts
@@ -39,10 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    with Session() as session:
+        return _measure(options, session)
+
+
+def _measure(options: argparse.Namespace, session: Session) -> int:
     header = header_of(options.given)
     num_prompts = options.num_prompts or NUM_PROMPTS
     with open_target(options, num_in_flight=num_prompts) as target:
-        warm_up(target, options, NUM_WARMUPS)
+        session.warm_up(target, options, NUM_WARMUPS)
         if options.dataset_path is not None:
             prompts = read_prompts(options.dataset_path, num_prompts, options.output_len)
         else:
@@ -55,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
                 timeout_s=options.request_timeout,
                 on_outcome=progress,
             )
-            done = run_load(load, target)
+            done = session.run_load(load, target)
         server = target.server
     outcomes = done.measured.outcomes
     tally = tally_of(done.measured, done.actor_times_s, done.others_s)
@@ -68,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         header=header,
         server=server,
         settings=settings_of(options),
-        is_interrupted=done.is_interrupted,
+        is_interrupted=session.is_interrupted,
         runs=[figures],
     )
     return finish(options, result, throughput_lines(result), tally.num_failed > 0)
