@@ -1,60 +1,28 @@
 """`engine-bench` as a user runs it: real engines without a model, real sockets, real files."""
 
 import asyncio
-import itertools
 import json
 import os
 import pty
-import re
-import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from benching import BENCH, PATIENCE_S, STUB, bench, read, start_serve, start_verb
 from capturing import capture
 from scripted_server import Exchange, ScriptedServer, stream_of
 
 from tokenreel.tools.bench.cli import COMMAND, main
-from tokenreel.tools.bench.processes.child_process import ChildProcess
 from tokenreel.tools.bench.processes.engine import Engine
-from tokenreel.tools.bench.verbs import overhead, serve
 from tokenreel.tools.exit_codes import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_IO,
     EXIT_OK,
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
 )
-
-BENCH = (sys.executable, "-P", "-m", "tokenreel.tools.bench")
-STUB = ("--", "--stub-worker", "--num-gpu-blocks-override", "4096")
-PATIENCE_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[str]:
-    """The URL of one engine without a model, for all that need not start their own."""
-    command = [sys.executable, "-P", "-m", "tokenreel.tools.up", "--port", "0", "--no-journal"]
-    with ChildProcess("engine-up", [*command, *STUB[1:]]) as child:
-        line = child.wait_for(
-            lambda lines: next((x.text for x in lines if " is ready at " in x.text), None),
-            PATIENCE_S,
-        )
-        yield line.split(" is ready at ")[1].split()[0]
-
-
-def bench(*words: str, code: int = EXIT_OK) -> None:
-    assert main(list(words)) == code
-
-
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def test_serve_starts_an_engine_and_leaves_nothing_behind(
@@ -192,19 +160,6 @@ def test_there_is_no_floor_where_nothing_was_served(capsys: pytest.CaptureFixtur
     assert "HTTP alone, c=2: nothing was served: 4 x timed out" in told
 
 
-async def start(server: ScriptedServer, verb: str, *words: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(*BENCH, verb, "--base-url", server.url, "--served-model-name", "m"),
-        *("--output-len", "3", *words),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def start_serve(server: ScriptedServer, *words: str) -> asyncio.subprocess.Process:
-    return await start(server, "serve", "--num-warmups", "0", "--max-concurrency", "1", *words)
-
-
 async def test_latency_tells_batches_of_another_length() -> None:
     async def script(exchange: Exchange) -> None:
         usage = {"prompt_tokens": 8, "completion_tokens": 6 - exchange.number % 2}
@@ -212,7 +167,7 @@ async def test_latency_tells_batches_of_another_length() -> None:
 
     iterations = ("--batch-size", "2", "--num-iters", "4", "--num-iters-warmup", "0")
     async with ScriptedServer(script) as server:
-        process = await start(server, "latency", *iterations)
+        process = await start_verb(server, "latency", *iterations)
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, err) == (EXIT_OK, b"")
     assert "2 batches of another length than asked" in out.decode()
@@ -230,100 +185,6 @@ async def test_requests_that_fail_are_told_by_reason_and_by_the_exit_code() -> N
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, err) == (EXIT_FAILED, b"")
     assert "FAILED 3 x HTTP 429 too_many_requests" in out.decode()
-
-
-async def test_ctrl_c_tells_what_there_is() -> None:
-    is_stuck = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        if exchange.number == 3:
-            is_stuck.set()
-            await asyncio.Event().wait()
-        await exchange.stream(*stream_of(3))
-
-    async with ScriptedServer(script) as server:
-        process = await start_serve(server, "--num-prompts", "9")
-        await asyncio.wait_for(is_stuck.wait(), PATIENCE_S)
-        process.send_signal(signal.SIGINT)
-        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode == EXIT_INTERRUPTED
-    assert re.search(r"requests +3\n", out.decode())
-    assert "stopped, 6 requests were not finished" in out.decode()
-
-
-def press_ctrl_c(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def after(number: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, and Ctrl-C when it has been called so many times."""
-    times = itertools.count(1)
-
-    def called(*arguments: Any, **options: Any) -> Any:
-        found = call(*arguments, **options)
-        if next(times) == number:
-            press_ctrl_c()
-        return found
-
-    return called
-
-
-def test_ctrl_c_while_the_engine_is_stopped_costs_no_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, stop = tmp_path / "r.json", ChildProcess.stop
-
-    def stop_later(child: ChildProcess) -> int:
-        press_ctrl_c()
-        return stop(child)
-
-    monkeypatch.setattr(ChildProcess, "stop", stop_later)
-    load = ("--num-prompts", "4", "--output-len", "3", "--json", str(path))
-    for verb in ("serve", "throughput"):
-        bench(verb, *load, *STUB, code=EXIT_INTERRUPTED)
-        (run,) = read(path)["runs"]
-        assert run["num_completed"] == 4
-        assert "output tok/s" in capsys.readouterr().out
-    once = ("--num-iters-cold", "1", "--num-iters-warm", "1", "--json", str(path))
-    bench("startup", *once, *STUB, code=EXIT_INTERRUPTED)
-    assert len(read(path)["starts"]) == 1
-    bench("latency", "--num-iters", "2", "--json", str(path), *STUB, code=EXIT_INTERRUPTED)
-    (run,) = read(path)["runs"]
-    assert run["latency_ms"]["count"] == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_ctrl_c_between_two_runs_keeps_those_that_were_finished(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve, "figures_of", after(2, serve.figures_of))
-    path = tmp_path / "r.json"
-    where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
-    load = ("--max-concurrency", "1,2,3", "--num-prompts", "4", "--output-len", "3")
-    bench("serve", *where, *load, code=EXIT_INTERRUPTED)
-    result = read(path)
-    assert result["is_interrupted"]
-    assert [run["num_completed"] for run in result["runs"]] == [4, 4]
-
-
-@pytest.mark.parametrize(("number", "counts"), [(1, (1, 0)), (3, (2, 1)), (5, (1, 1))])
-def test_ctrl_c_in_any_phase_of_overhead_keeps_what_was_measured(
-    number: int,
-    counts: tuple[int, int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(overhead, "figures_of", after(number, overhead.figures_of))
-    path = tmp_path / "r.json"
-    load = ("--max-concurrency", "1,2", "--num-prompts", "4", "--output-len", "3")
-    plot = ("--plot", str(tmp_path / "r.png"))
-    bench("overhead", *load, *plot, "--json", str(path), *STUB, code=EXIT_INTERRUPTED)
-    result = read(path)
-    assert len(result["runs"]) == (number == 5)
-    unfinished = result["unfinished"]
-    assert (len(unfinished["http"]), len(unfinished["stub"])) == counts
-    assert "HTTP side alone, interrupted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

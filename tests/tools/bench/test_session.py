@@ -1,0 +1,112 @@
+"""What was measured is told, whenever somebody interrupts and whatever ends before its time."""
+
+import asyncio
+import itertools
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benching import PATIENCE_S, STUB, bench, read, start_serve
+from scripted_server import Exchange, ScriptedServer, stream_of
+
+from tokenreel.tools.bench.processes.child_process import ChildProcess
+from tokenreel.tools.bench.verbs import overhead, serve
+from tokenreel.tools.exit_codes import EXIT_INTERRUPTED
+
+
+async def test_ctrl_c_tells_what_there_is() -> None:
+    is_stuck = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.number == 3:
+            is_stuck.set()
+            await asyncio.Event().wait()
+        await exchange.stream(*stream_of(3))
+
+    async with ScriptedServer(script) as server:
+        process = await start_serve(server, "--num-prompts", "9")
+        await asyncio.wait_for(is_stuck.wait(), PATIENCE_S)
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert re.search(r"requests +3\n", out.decode())
+    assert "stopped, 6 requests were not finished" in out.decode()
+
+
+def press_ctrl_c(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def after(number: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, and Ctrl-C when it has been called so many times."""
+    times = itertools.count(1)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        found = call(*arguments, **options)
+        if next(times) == number:
+            press_ctrl_c()
+        return found
+
+    return called
+
+
+def test_ctrl_c_while_the_engine_is_stopped_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, stop = tmp_path / "r.json", ChildProcess.stop
+
+    def stop_later(child: ChildProcess) -> int:
+        press_ctrl_c()
+        return stop(child)
+
+    monkeypatch.setattr(ChildProcess, "stop", stop_later)
+    load = ("--num-prompts", "4", "--output-len", "3", "--json", str(path))
+    for verb in ("serve", "throughput"):
+        bench(verb, *load, *STUB, code=EXIT_INTERRUPTED)
+        (run,) = read(path)["runs"]
+        assert run["num_completed"] == 4
+        assert "output tok/s" in capsys.readouterr().out
+    once = ("--num-iters-cold", "1", "--num-iters-warm", "1", "--json", str(path))
+    bench("startup", *once, *STUB, code=EXIT_INTERRUPTED)
+    assert len(read(path)["starts"]) == 1
+    bench("latency", "--num-iters", "2", "--json", str(path), *STUB, code=EXIT_INTERRUPTED)
+    (run,) = read(path)["runs"]
+    assert run["latency_ms"]["count"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_between_two_runs_keeps_those_that_were_finished(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "figures_of", after(2, serve.figures_of))
+    path = tmp_path / "r.json"
+    where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
+    load = ("--max-concurrency", "1,2,3", "--num-prompts", "4", "--output-len", "3")
+    bench("serve", *where, *load, code=EXIT_INTERRUPTED)
+    result = read(path)
+    assert result["is_interrupted"]
+    assert [run["num_completed"] for run in result["runs"]] == [4, 4]
+
+
+@pytest.mark.parametrize(("number", "counts"), [(1, (1, 0)), (3, (2, 1)), (5, (1, 1))])
+def test_ctrl_c_in_any_phase_of_overhead_keeps_what_was_measured(
+    number: int,
+    counts: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(overhead, "figures_of", after(number, overhead.figures_of))
+    path = tmp_path / "r.json"
+    load = ("--max-concurrency", "1,2", "--num-prompts", "4", "--output-len", "3")
+    plot = ("--plot", str(tmp_path / "r.png"))
+    bench("overhead", *load, *plot, "--json", str(path), *STUB, code=EXIT_INTERRUPTED)
+    result = read(path)
+    assert len(result["runs"]) == (number == 5)
+    unfinished = result["unfinished"]
+    assert (len(unfinished["http"]), len(unfinished["stub"])) == counts
+    assert "HTTP side alone, interrupted" in capsys.readouterr().out
