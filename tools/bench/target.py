@@ -13,6 +13,7 @@ from typing import Any
 import uvloop
 
 from tokenreel.actors.runtime.child import API_KEY_VARIABLE
+from tokenreel.messages.options import EngineOptions
 from tokenreel.tools.bench.client.address import parse_address
 from tokenreel.tools.bench.client.endpoint import Endpoint
 from tokenreel.tools.bench.client.load import Ask
@@ -25,8 +26,6 @@ from tokenreel.tools.command import UsageError
 
 DEFAULT_VOCAB_SIZE = 30_000
 API_KEY_VARIABLES = (API_KEY_VARIABLE, "OPENAI_API_KEY")
-DEFAULT_QUEUED_REQS = 1024
-"""Of engine-up."""
 QUEUE_FLAG = "--max-num-queued-reqs"
 KEY_FLAG = "--api-key"
 
@@ -95,7 +94,9 @@ def open_target(
     engine_flags = [*options.engine_flags, *flags]
     # A client has its answer a little before the engine counts the request as over.
     num_queued = 2 * num_in_flight
-    if num_queued > DEFAULT_QUEUED_REQS and QUEUE_FLAG not in engine_flags:
+    is_said = any(flag.partition("=")[0] == QUEUE_FLAG for flag in engine_flags)
+    default = EngineOptions(model="", served_model_name="").max_num_queued_reqs
+    if num_queued > default and not is_said:
         engine_flags += [QUEUE_FLAG, str(num_queued)]
     with Engine(model, engine_flags) as engine:
         with telling("starting engine-up", not options.disable_tqdm):

@@ -49,6 +49,13 @@ def test_serve_starts_an_engine_and_leaves_nothing_behind(
     assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
 
 
+def test_a_queue_that_was_asked_for_is_the_engines_queue(tmp_path: Path) -> None:
+    path, queue = tmp_path / "r.json", "--max-num-queued-reqs=2048"
+    load = ("--max-concurrency", "600", "--num-prompts", "4", "--num-warmups", "0")
+    bench("serve", *load, "--json", str(path), *STUB, queue)
+    assert read(path)["server"]["flags"] == [*STUB[1:], queue]
+
+
 def test_shared_prefixes_are_found_in_the_engines_cache(engine: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     prompts = ("--num-prompts", "20", "--input-len", "16", "--output-len", "2")
