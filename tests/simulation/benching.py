@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scripted_server import ScriptedServer
+from scripted_server import Exchange, Script, ScriptedServer
 
 from tokenreel.tools.bench.cli import main
 from tokenreel.tools.exit_codes import EXIT_OK
@@ -23,6 +23,19 @@ def bench(*words: str, code: int = EXIT_OK) -> None:
 def read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def once_ready(script: Script) -> Script:
+    """`script`, with its numbers, after the question whether the server is ready."""
+
+    async def answer(exchange: Exchange) -> None:
+        if exchange.number == 0:
+            await exchange.refuse(200, b"")
+        else:
+            exchange.number -= 1
+            await script(exchange)
+
+    return answer
 
 
 async def start_verb(server: ScriptedServer, verb: str, *words: str) -> asyncio.subprocess.Process:

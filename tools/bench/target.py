@@ -137,14 +137,17 @@ def _running(url: str, model: Path | None, options: argparse.Namespace) -> Targe
 
     async def ask() -> str:
         try:
-            return await endpoint.wait_until_ready(options.ready_check_timeout_sec)
+            return await endpoint.wait_until_ready(
+                options.ready_check_timeout_sec, options.served_model_name
+            )
         finally:
             endpoint.connections.close()
 
-    name = options.served_model_name
-    if name is None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            name = runner.run(ask())
+    with (
+        telling(f"waiting for {url}", not options.disable_tqdm),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        name = runner.run(ask())
     vocab_size = options.vocab_size or (vocab_size_of(model) if model else None)
     return Target(endpoint, Server(url=url, model=name), vocab_size)
 

@@ -10,7 +10,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from benching import BENCH, PATIENCE_S, STUB, bench, read, start_serve, start_verb
+from benching import BENCH, PATIENCE_S, STUB, bench, once_ready, read, start_serve, start_verb
 from capturing import capture
 from scripted_server import Exchange, ScriptedServer, stream_of
 
@@ -173,7 +173,7 @@ async def test_latency_tells_batches_of_another_length() -> None:
         await exchange.refuse(200, json.dumps({"choices": [{}, {}], "usage": usage}).encode())
 
     iterations = ("--batch-size", "2", "--num-iters", "4", "--num-iters-warmup", "0")
-    async with ScriptedServer(script) as server:
+    async with ScriptedServer(once_ready(script)) as server:
         process = await start_verb(server, "latency", *iterations)
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, err) == (EXIT_OK, b"")
@@ -187,7 +187,7 @@ async def test_requests_that_fail_are_told_by_reason_and_by_the_exit_code() -> N
         else:
             await exchange.stream(*stream_of(3))
 
-    async with ScriptedServer(script) as server:
+    async with ScriptedServer(once_ready(script)) as server:
         process = await start_serve(server, "--num-prompts", "6")
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert (process.returncode, err) == (EXIT_FAILED, b"")
@@ -231,6 +231,14 @@ def test_wrong_usage_is_told_before_anything_starts(
             EXIT_UNAVAILABLE,
             "127.0.0.1:9: connection refused",
         ),
+        (
+            [
+                *("serve", "--base-url", "http://127.0.0.1:9", "--ready-check-timeout-sec", "0"),
+                *("--served-model-name", "m"),
+            ],
+            EXIT_UNAVAILABLE,
+            "127.0.0.1:9: connection refused",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_without_a_traceback(
@@ -239,6 +247,30 @@ def test_what_cannot_be_done_is_told_without_a_traceback(
     bench(*words, code=code)
     err = capsys.readouterr().err
     assert err.startswith("engine-bench: ") and told in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "told"),
+    [
+        (401, (), "/v1/models says: HTTP 401 invalid_api_key"),
+        (404, (), "/v1/models says: HTTP 404 invalid_api_key"),
+        (200, (), "/v1/models names no model"),
+        (503, ("--served-model-name", "m", "--ready-check-timeout-sec", "0"), "says 503"),
+    ],
+)
+async def test_a_server_that_refuses_is_not_waited_for(
+    status: int, words: tuple[str, ...], told: str
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.refuse(status, b'{"error": {"code": "invalid_api_key"}}')
+
+    async with ScriptedServer(script) as server:
+        process = await asyncio.create_subprocess_exec(
+            *(*BENCH, "serve", "--base-url", server.url, *words), stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == EXIT_UNAVAILABLE
+    assert told in err.decode()
 
 
 def test_the_bar_is_for_terminals(engine: str) -> None:

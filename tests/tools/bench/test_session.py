@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benching import PATIENCE_S, STUB, bench, read, start_serve
+from benching import PATIENCE_S, STUB, bench, once_ready, read, start_serve
 from scripted_server import Exchange, ScriptedServer, stream_of
 
 from tokenreel.tools.bench.processes.child_process import ChildProcess
@@ -27,7 +27,7 @@ async def test_ctrl_c_tells_what_there_is() -> None:
             await asyncio.Event().wait()
         await exchange.stream(*stream_of(3))
 
-    async with ScriptedServer(script) as server:
+    async with ScriptedServer(once_ready(script)) as server:
         process = await start_serve(server, "--num-prompts", "9")
         await asyncio.wait_for(is_stuck.wait(), PATIENCE_S)
         process.send_signal(signal.SIGINT)

@@ -20,6 +20,10 @@ class NotServed(Unavailable):
     """There is no server there, or none that serves: one line for the user."""
 
 
+class NotReady(NotServed):
+    """It may be there, or serve, a little later."""
+
+
 class Endpoint:
     def __init__(
         self,
@@ -44,21 +48,20 @@ class Endpoint:
         content = msgspec.json.encode(body)
         return b"%b%d\r\n\r\n%b" % (self._post, len(content), content)
 
-    async def wait_until_ready(self, timeout_s: float) -> str:
-        """Return the name of the first model that is served. Raises NotServed."""
+    async def wait_until_ready(self, timeout_s: float, model: str | None = None) -> str:
+        """Return the name of the first model that is served, or `model`. A refusal is not waited
+        out. Raises NotServed."""
         deadline = monotonic() + timeout_s
         while True:
             try:
-                return await self._first_model()
-            except NotServed:
+                await self._get("/health")  # Not everybody has it.
+                return model or await self._first_model()
+            except NotReady:
                 if monotonic() >= deadline:
                     raise
             await asyncio.sleep(POLL_S)
 
     async def _first_model(self) -> str:
-        health = await self._get("/health")  # Not everybody has it.
-        if health.status == 503:
-            raise NotServed("/health says 503: it is not ready")
         answer = await self._get("/v1/models")
         if answer.status != 200:
             raise NotServed(f"/v1/models says: {answer.finish().failure}")
@@ -75,7 +78,9 @@ class Endpoint:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self.connections.ask(head + self._headers + b"\r\n", answer)
         except TimeoutError:
-            raise NotServed(f"{where} did not answer within {ANSWER_TIMEOUT_S:g} s") from None
+            raise NotReady(f"{where} did not answer within {ANSWER_TIMEOUT_S:g} s") from None
         except ConnectionFailed as failure:
-            raise NotServed(f"{where}: {failure}") from None
+            raise NotReady(f"{where}: {failure}") from None
+        if answer.status == 503:
+            raise NotReady(f"{path} says 503: it is not ready")
         return answer
