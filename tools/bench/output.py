@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenreel.tools.bench.problem import Unavailable
 from tokenreel.tools.bench.results.report import head_lines
 from tokenreel.tools.bench.results.result import AnyResult, write_result
 from tokenreel.tools.command import UsageError
@@ -24,9 +25,14 @@ def check_output(options: argparse.Namespace) -> None:
 
 
 def finish(
-    options: argparse.Namespace, result: AnyResult, lines: Sequence[str], has_failed: bool
+    options: argparse.Namespace,
+    result: AnyResult,
+    lines: Sequence[str],
+    has_failed: bool,
+    last_words: str | None = None,
 ) -> int:
-    """Print and write; return the exit code. Raises BadResult, CannotDraw."""
+    """Print and write; return the exit code. Raises BadResult, CannotDraw, and Unavailable with the
+    `last_words` of an engine that ended before its time."""
     print("\n".join([*head_lines(result), "", *lines]))
     verb = type(result).__name__.lower()
     paths = [options.json] if options.json else []
@@ -40,6 +46,8 @@ def finish(
 
         draw(result, options.plot)
         print(f"drawn: {options.plot}")
+    if last_words is not None:
+        raise Unavailable(last_words)
     if result.is_interrupted:
         return EXIT_INTERRUPTED
     return EXIT_FAILED if has_failed else EXIT_OK

@@ -24,15 +24,16 @@ ROUNDS = 4
 
 class LoadRun:
     """What came of it. `actor_times_s` is the processor time of each of the server's processes, if
-    they are ours; `others_s` that of everybody who has no part in the measurement."""
+    they are ours; `others_s` that of everybody who has no part in the measurement, as far as
+    `busy_time_s`, which is everybody's together, can be divided."""
 
     def __init__(
-        self, measured: Measured, actor_times_s: dict[str, float], busy_time_s: float
+        self, measured: Measured, actor_times_s: dict[str, float], busy_time_s: float | None
     ) -> None:
         self.measured = measured
         self.actor_times_s = actor_times_s
         own_s = sum(actor_times_s.values()) + measured.cpu_s
-        self.others_s = max(0.0, busy_time_s - own_s) if actor_times_s else None
+        self.others_s = None if busy_time_s is None else max(0.0, busy_time_s - own_s)
 
     @property
     def is_interrupted(self) -> bool:
@@ -75,7 +76,8 @@ class Session:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             measured = runner.run(self._until_interrupted(load))
         after, busy_s = target.processor_times_s(), busy_time_s() - busy_before_s
-        return LoadRun(measured, spent_s(before, after), busy_s)
+        is_whole = bool(after) and all(after.values())  # The clock of one that ended is gone.
+        return LoadRun(measured, spent_s(before, after), busy_s if is_whole else None)
 
     def warm_up(self, target: Target, options: argparse.Namespace, num_requests: int) -> None:
         """So that what a server does once is done: short requests, which no later one resembles.

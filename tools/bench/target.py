@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,8 @@ KEY_FLAG = "--api-key"
 
 class Target:
     """A server that is ready. `processor_times_s` tells what its processes have had so far, by
-    their roles; nothing, if they are not ours."""
+    their roles; nothing, if they are not ours. `last_words` are those of an engine of ours that
+    ended before it was told to, once `open_target` has found out."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Target:
         self.server = server
         self.known_vocab_size = vocab_size
         self.processor_times_s = processor_times_s
+        self.last_words: str | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -110,9 +111,9 @@ def open_target(
             ready_s=engine.ready_s,
         )
         vocab_size = getattr(options, "vocab_size", None) or vocab_size_of(model_directory(options))
-        yield Target(endpoint, server, vocab_size, engine.processor_times_s)
-        if engine.last_words is not None:
-            print(f"engine-bench: {engine.last_words}", file=sys.stderr)
+        target = Target(endpoint, server, vocab_size, engine.processor_times_s)
+        yield target
+        target.last_words = engine.last_words
 
 
 def model_directory(options: argparse.Namespace) -> Path:

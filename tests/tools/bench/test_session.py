@@ -13,9 +13,11 @@ import pytest
 from benching import PATIENCE_S, STUB, bench, once_ready, read, start_serve
 from scripted_server import Exchange, ScriptedServer, stream_of
 
+from tokenreel.tools.bench.client.load import Outcome
 from tokenreel.tools.bench.processes.child_process import ChildProcess
+from tokenreel.tools.bench.progress import Progress
 from tokenreel.tools.bench.verbs import overhead, serve
-from tokenreel.tools.exit_codes import EXIT_INTERRUPTED
+from tokenreel.tools.exit_codes import EXIT_INTERRUPTED, EXIT_UNAVAILABLE
 
 
 async def test_ctrl_c_tells_what_there_is() -> None:
@@ -35,6 +37,33 @@ async def test_ctrl_c_tells_what_there_is() -> None:
     assert process.returncode == EXIT_INTERRUPTED
     assert re.search(r"requests +3\n", out.decode())
     assert "stopped, 6 requests were not finished" in out.decode()
+
+
+def test_an_engine_that_ends_under_load_is_told_behind_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, children = tmp_path / "r.json", []
+    wait, note = ChildProcess.wait_for, Progress.__call__
+
+    def wait_and_remember(child: ChildProcess, *arguments: Any) -> Any:
+        children.append(child)
+        return wait(child, *arguments)
+
+    def note_and_kill(progress: Progress, outcome: Outcome) -> None:
+        note(progress, outcome)
+        children[-1].process.kill()
+        children[-1].process.wait()
+
+    monkeypatch.setattr(ChildProcess, "wait_for", wait_and_remember)
+    monkeypatch.setattr(Progress, "__call__", note_and_kill)
+    load = ("--max-concurrency", "2", "--num-prompts", "8", "--num-warmups", "0")
+    bench("serve", *load, "--json", str(path), *STUB, code=EXIT_UNAVAILABLE)
+    (run,) = read(path)["runs"]
+    assert run["num_requests"] == 8 and run["num_completed"] >= 1
+    assert run["others_cores"] is None, "what the dead had would be counted as others' work"
+    told = capsys.readouterr()
+    assert "output tok/s" in told.out
+    assert "engine-bench: engine-up ended with exit code -9" in told.err
 
 
 def press_ctrl_c(*_: object) -> None:

@@ -94,7 +94,8 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
         is_interrupted=session.is_interrupted,
         runs=[figures],
     )
-    return finish(options, result, latency_lines(result), bool(figures.failures))
+    failed = bool(figures.failures)
+    return finish(options, result, latency_lines(result), failed, target.last_words)
 
 
 def figures_of_batches(outcomes: list[Outcome], options: argparse.Namespace) -> LatencyFigures:

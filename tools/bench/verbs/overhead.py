@@ -81,6 +81,7 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
     most = max(levels)
     server = Server(url="", model=model.resolve().name, is_ours=True)
     https, stubs, engines = [], [], []
+    last_words = None
     with suppress(KeyboardInterrupt):
         with _canned_target() as target:
             https += _loads(session, target, options, "HTTP alone")
@@ -88,10 +89,12 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
         session.release()
         with open_target(options, flags=["--stub-worker"], num_in_flight=most) as target:
             stubs += _loads(session, target, options, "no model")
+        last_words = target.last_words
         session.release()
         with open_target(options, num_in_flight=most) as target:
             server = target.server
             engines += _loads(session, target, options, "engine")
+        last_words = last_words or target.last_words
     cores = header.machine.num_cores
     runs = [
         _figures(level, lengths, times, http, stub, engine, cores)
@@ -108,7 +111,7 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
         unfinished={"http": https[len(runs) :], "stub": stubs[len(runs) :]},
     )
     failed = any(each.num_failed for run in runs for each in (run.engine, run.stub, run.http))
-    return finish(options, result, overhead_lines(result), failed)
+    return finish(options, result, overhead_lines(result), failed, last_words)
 
 
 def _check_served(https: Sequence[Figures]) -> None:

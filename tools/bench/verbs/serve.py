@@ -146,7 +146,8 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
         runs=figures,
     )
     failed = any(run.num_failed for run in figures)
-    return finish(options, result, serve_lines(result, options.percentile_metrics), failed)
+    lines = serve_lines(result, options.percentile_metrics)
+    return finish(options, result, lines, failed, target.last_words)
 
 
 def _run_one(

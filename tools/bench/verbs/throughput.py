@@ -76,4 +76,5 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
         is_interrupted=session.is_interrupted,
         runs=[figures],
     )
-    return finish(options, result, throughput_lines(result), tally.num_failed > 0)
+    failed = tally.num_failed > 0
+    return finish(options, result, throughput_lines(result), failed, target.last_words)
