@@ -17,8 +17,9 @@ from tokenreel.kernels.cpu.compiler import compiled, part
 from tokenreel.kernels.cpu.factors import factors, make_factor
 from tokenreel.kernels.cpu.finish import AddTo, Keep, SiluAndMultiply, finish
 from tokenreel.kernels.cpu.norm import rms_norm
-from tokenreel.kernels.cpu.product import ROWS, sums
+from tokenreel.kernels.cpu.product import ROWS, panels_at_once, sums_of_panels
 from tokenreel.kernels.cpu.rotary import rotate_and_store
+from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.team import barrier, next_item
 from tokenreel.kernels.cpu.vector import LANES, load, store
 
@@ -159,7 +160,8 @@ def multiply(rank, meeting, phase, rows, stride, num_rows, weights, target, scra
 def multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, target, scratch):
     """`multiply`, of rows in the format that the weights want."""
     num_panels = weights.shape[0]
-    panels_per_item = max(1, DEPTH_PER_ITEM // stride)
+    at_once = panels_at_once(rows, num_rows, weights)
+    panels_per_item = max(at_once, DEPTH_PER_ITEM // stride)
     items_across = (num_panels + panels_per_item - 1) // panels_per_item
     num_items = items_across * ((num_rows + MAX_ROWS_PER_ITEM - 1) // MAX_ROWS_PER_ITEM)
     place = scratch.sums[rank]
@@ -170,11 +172,14 @@ def multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, targ
         first_row = item // items_across * MAX_ROWS_PER_ITEM
         first_panel = item % items_across * panels_per_item
         last_row = min(first_row + MAX_ROWS_PER_ITEM, num_rows)
-        for panel in range(first_panel, min(first_panel + panels_per_item, num_panels)):
+        last_panel = min(first_panel + panels_per_item, num_panels)
+        for panel in range(first_panel, last_panel, at_once):
+            width = min(at_once, last_panel - panel)
             for row in range(first_row, last_row, ROWS):
                 count = min(ROWS, last_row - row)
-                sums(rows, row, count, stride, weights, panel, place)
-                finish(target, place, row, count, panel)
+                sums_of_panels(rows, row, count, stride, weights, panel, width, place)
+                for i in range(width):
+                    finish(target, place[i * PANEL :], row, count, panel + i)
     barrier(meeting)
 
 

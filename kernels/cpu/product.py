@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
 from tokenreel.kernels.cpu.compiler import INLINED
-from tokenreel.kernels.cpu.row_blocks import PANEL, emit_loop, make_blocks
+from tokenreel.kernels.cpu.row_blocks import PANEL, emit_loop, make_block, make_blocks
 from tokenreel.kernels.cpu.vector import HAS_AVX512, LANES, call_llvm, splat, widen
 
 ROWS = 32
@@ -72,6 +72,33 @@ def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
     return _amx_sums if rows.dtype == types.uint16 else _fma_sums
 
 
+def panels_at_once(rows, num_rows, weights):
+    """How many panels `sums_of_panels` takes: two for a single row, whose weights come from memory
+    faster in two streams."""
+    raise NotImplementedError("for compiled functions only")
+
+
+def sums_of_panels(rows, row, num_rows, stride, weights, panel, num_panels, out):
+    """`sums` with neighbouring panels, the second one's behind the first one's in `out`."""
+    raise NotImplementedError("for compiled functions only")
+
+
+@overload(panels_at_once, jit_options=INLINED)
+def _overload_panels_at_once(rows, num_rows, weights):
+    if _is_by_fma(rows, weights):
+        return lambda rows, num_rows, weights: 2 if num_rows == 1 else 1
+    return lambda rows, num_rows, weights: 1
+
+
+@overload(sums_of_panels, jit_options=INLINED)
+def _overload_sums_of_panels(rows, row, num_rows, stride, weights, panel, num_panels, out):
+    return _fma_sums_of_panels if _is_by_fma(rows, weights) else _sums_of_one_panel
+
+
+def _is_by_fma(rows, weights):
+    return rows.dtype == types.float32 and weights.dtype != types.int8
+
+
 _one_tile, _two_tiles = make_tile_product(1), make_tile_product(2)
 
 
@@ -84,14 +111,20 @@ def _amx_sums(rows, row, num_rows, stride, weights, panel, out):
         _one_tile(rows, row * stride, stride, weights, begin, steps, out, 0)
 
 
-def _emitter(num_vectors):
-    """Sums of rows with so many vectors of columns, along a panel that lies [depth, 32]."""
+def _emitter(num_vectors, num_panels=1):
+    """Sums of rows with so many vectors of columns of each of some neighbouring panels, that lie
+    [depth, 32]."""
 
     def emit_sums(builder, dtype, row_pointers, panel, depth):
+        panel_size = builder.mul(depth, _I64(PANEL))
+        panels = [builder.gep(panel, [builder.mul(panel_size, _I64(n))]) for n in range(num_panels)]
+
         def add(position, totals):
-            first = builder.gep(panel, [builder.mul(position, _I64(PANEL))])
+            place = builder.mul(position, _I64(PANEL))
+            firsts = [builder.gep(start, [place]) for start in panels]
             columns = [
                 widen(builder, dtype, builder.gep(first, [_I64(vector * LANES)]))
+                for first in firsts
                 for vector in range(num_vectors)
             ]
             elements = [
@@ -105,8 +138,9 @@ def _emitter(num_vectors):
             ]
 
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
-        totals = emit_loop(builder, depth, [zero] * (len(row_pointers) * num_vectors), add)
-        return [totals[i : i + num_vectors] for i in range(0, len(totals), num_vectors)]
+        width = num_panels * num_vectors
+        totals = emit_loop(builder, depth, [zero] * (len(row_pointers) * width), add)
+        return [totals[i : i + width] for i in range(0, len(totals), width)]
 
     return emit_sums
 
@@ -115,6 +149,9 @@ def _emitter(num_vectors):
 # where a vector of 16 takes two.
 _VECTORS = 2 if HAS_AVX512 else 1
 _blocks = make_blocks(_emitter(_VECTORS), *((12, 4) if HAS_AVX512 else (6, 2)))
+
+
+_row_by_pair = make_block(1, _emitter(PANEL // LANES, num_panels=2))
 
 
 def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
@@ -127,3 +164,16 @@ def fma_panel(rows, row, num_rows, stride, weights, first, depth, out):
     """Sums with the 32 columns that lie [depth, 32] from element `first` of the weights."""
     for column in range(0, PANEL, _VECTORS * LANES):
         _blocks(rows, row * stride, num_rows, stride, weights, first + column, depth, out, column)
+
+
+def _fma_sums_of_panels(rows, row, num_rows, stride, weights, panel, num_panels, out):
+    if num_panels == 1:
+        sums(rows, row, num_rows, stride, weights, panel, out)
+    else:
+        depth = weights.shape[1]
+        begin = panel * depth * PANEL
+        _row_by_pair(rows, row * stride, stride, weights, begin, depth, out, 0)
+
+
+def _sums_of_one_panel(rows, row, num_rows, stride, weights, panel, num_panels, out):
+    sums(rows, row, num_rows, stride, weights, panel, out)

@@ -16,7 +16,14 @@ from torch.nn import functional
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles, has_amx
 from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import AddTo, Keep, KeepLargest, SiluAndMultiply, finish
-from tokenreel.kernels.cpu.product import ROWS, as_numpy, pack, padded, sums
+from tokenreel.kernels.cpu.product import (
+    ROWS,
+    as_numpy,
+    pack,
+    padded,
+    panels_at_once,
+    sums_of_panels,
+)
 from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import LANES
 
@@ -38,11 +45,14 @@ NO_BIAS = np.empty(0, np.float32)
 @compiled
 def multiply(rows, stride, num_rows, weights, target, place, tiles):  # type: ignore[no-untyped-def]
     begin_tiles(tiles)
-    for panel in range(len(weights)):
+    at_once = panels_at_once(rows, num_rows, weights)
+    for panel in range(0, len(weights), at_once):
+        width = min(at_once, len(weights) - panel)
         for row in range(0, num_rows, ROWS):
             count = min(ROWS, num_rows - row)
-            sums(rows, row, count, stride, weights, panel, place)
-            finish(target, place, row, count, panel)
+            sums_of_panels(rows, row, count, stride, weights, panel, width, place)
+            for i in range(width):
+                finish(target, place[i * PANEL :], row, count, panel + i)
     end_tiles()
 
 
