@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 MAX_REASON_CHARS = 100
+ERROR_EVENT = b'data: {"error"'
 
 
 class PromptDetails(msgspec.Struct):
@@ -13,7 +14,7 @@ class PromptDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: PromptDetails | None = None
 
@@ -70,24 +71,27 @@ class WholeAnswer:
             failure = "the answer is not the JSON that was expected"
         elif found.error:
             failure = f"error: {_error_code(found.error)}"
+        elif found.usage is None:
+            failure = "the server tells no usage"
         usage = found.usage if found else None
         return Finished(failure, usage or Usage(), has_usage=usage is not None)
 
 
 class StreamedAnswer:
-    """Server-sent events, of which only the times and the last one are kept.
+    """Server-sent events, of which only the times, the last one and an error are kept.
 
     An event may carry several tokens, and a server may hold a token back that is no whole
     character: how many tokens there were is what `usage` says, in the last event.
     """
 
-    __slots__ = ("status", "stamps", "is_done", "_last", "_rest")
+    __slots__ = ("status", "stamps", "is_done", "_error", "_last", "_rest")
 
     def __init__(self) -> None:
         self.status = 0
         self.stamps = array("d")
         """When each event arrived; events that arrived together have one time."""
         self.is_done = False
+        self._error = b""
         self._last = b""
         self._rest = b""
 
@@ -106,6 +110,8 @@ class StreamedAnswer:
             if event.startswith(b"data: {"):
                 self.stamps.append(at_s)
                 self._last = event
+                if not self._error and event.startswith(ERROR_EVENT):
+                    self._error = event
             elif event:
                 self._feed_other(event, at_s)
 
@@ -123,7 +129,7 @@ class StreamedAnswer:
         """To be called once, at the end: takes the event that only tells the usage away."""
         if self.status != 200:
             return Finished(_refusal(self.status, self._rest), Usage(), has_usage=False)
-        last = _decode(self._last[5:]) if self._last else None
+        last = _decode(_data_of(self._last)) if self._last else None
         failure = self._failure(last)
         usage = last.usage if last else None
         if last is not None and not last.choices and self.stamps:
@@ -133,11 +139,18 @@ class StreamedAnswer:
         return Finished(failure, usage or Usage(), has_usage=usage is not None)
 
     def _failure(self, last: Body | None) -> str | None:
+        first = _decode(_data_of(self._error)) if self._error else None
+        error = (first and first.error) or (last and last.error)
+        if error:
+            return f"error in the stream: {_error_code(error)}"
         if self._last and last is None:
             return "an event is not the JSON that was expected"
-        if last is not None and last.error:
-            return f"error in the stream: {_error_code(last.error)}"
         return None if self.is_done else "the stream ended without [DONE]"
+
+
+def _data_of(event: bytes) -> bytes:
+    """The JSON of an event; behind its line there may be other fields."""
+    return event.partition(b"\n")[0][5:]
 
 
 def _refusal(status: int, body: bytes) -> str:

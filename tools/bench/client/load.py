@@ -187,7 +187,7 @@ class Load:
                 answer.stamps[-1] - self._began,
                 lag_s,
                 answer.stamps,
-                usage.prompt_tokens,
+                usage.prompt_tokens or 0,
                 usage.num_cached_tokens,
                 counted,
                 counted != ask.num_output_tokens,

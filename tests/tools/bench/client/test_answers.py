@@ -54,6 +54,12 @@ def test_comments_and_other_fields_are_no_tokens() -> None:
     assert len(answer.stamps) == 1
 
 
+def test_an_event_may_have_an_id_and_its_usage_nothing_of_the_prompt() -> None:
+    usage = b'data: {"choices": [], "usage": {"prompt_tokens": null, "completion_tokens": 1}}'
+    finished = answer_of(EVENT, usage + b"\nid: 7\n\n", DONE).finish()
+    assert (finished.failure, finished.usage.completion_tokens) == (None, 1)
+
+
 @pytest.mark.parametrize(
     ("pieces", "failure"),
     [
@@ -64,6 +70,10 @@ def test_comments_and_other_fields_are_no_tokens() -> None:
         (
             [EVENT, b'data: {"error": {"message": "m", "code": "output_lost"}}\n\n'],
             "error in the stream: output_lost",
+        ),
+        (
+            [EVENT, b'data: {"error": {"code": "first"}}\n\ndata: {"error": 2}\n\n', USAGE, DONE],
+            "error in the stream: first",
         ),
         ([EVENT, b'error: {"code": 500, "message": "m"}\n\n'], "the stream ended without [DONE]"),
     ],
@@ -86,3 +96,10 @@ def test_a_whole_answer_has_its_usage_and_one_time() -> None:
     finished = answer.finish()
     assert (finished.failure, finished.usage.completion_tokens) == (None, 9)
     assert list(answer.stamps) == [2.0]
+
+
+def test_a_whole_answer_whose_tokens_nobody_can_count_has_failed() -> None:
+    answer = WholeAnswer()
+    answer.status = 200
+    answer.feed(b'{"choices": [{"text": "one two three"}]}', 1.0)
+    assert answer.finish().failure == "the server tells no usage"
