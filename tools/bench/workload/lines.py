@@ -20,13 +20,13 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadWorkload(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_bytes().decode().split("\n")  # splitlines() cuts at U+2028, too.
     except OSError as error:
         raise BadWorkload(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadWorkload(f"{path} is not UTF-8 text") from None
     found = [(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
-    return [(place, line) for place, line in found if line.strip()]
+    return [(place, line.removesuffix("\r")) for place, line in found if line.strip()]
 
 
 def decode_line(decoder: msgspec.json.Decoder[LineT], place: str, line: str) -> LineT:

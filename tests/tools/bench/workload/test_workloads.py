@@ -119,6 +119,8 @@ def test_prompts_come_from_a_file_again_and_again(tmp_path: Path) -> None:
     text, objects = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     text.write_text("one\n\ntwo\n")
     assert [p.content for p in read_prompts(text, 3, 9)] == ["one", "two", "one"]
+    text.write_bytes("one\u2028a\u0085b\x0cc\r\ntwo".encode())
+    assert [p.content for p in read_prompts(text, 2, 9)] == ["one\u2028a\u0085b\x0cc", "two"]
     objects.write_text('{"prompt": "one", "output_tokens": 4}\n{"prompt": [1, 2]}\n')
     assert read_prompts(objects, None, 9) == [Prompt("one", 4), Prompt([1, 2], 9)]
     objects.write_text('{"prompt": ""}')
