@@ -1,6 +1,7 @@
 """Where a result goes: the terminal, a file, a plot; and the exit code that sums it up."""
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from tokenreel.tools.bench.results.report import head_lines
 from tokenreel.tools.bench.results.result import AnyResult, write_result
 from tokenreel.tools.command import UsageError
 from tokenreel.tools.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from tokenreel.tools.printable import printable
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -19,9 +21,11 @@ def check_output(options: argparse.Namespace) -> None:
     plot = options.plot
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+    if not options.save_result and (options.result_dir or options.result_filename):
+        raise UsageError("--result-dir and --result-filename say where --save-result writes")
     for path in (options.json, plot, options.save_result and _named(options, "", "")):
-        if path and not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no directory {path.parent}")
+        if path:
+            _check_writable(path)
 
 
 def finish(
@@ -33,13 +37,17 @@ def finish(
 ) -> int:
     """Print and write; return the exit code. Raises BadResult, CannotDraw, and Unavailable with the
     `last_words` of an engine that ended before its time."""
-    print("\n".join([*head_lines(result), "", *lines]))
+    told = "\n".join([*head_lines(result), "", *lines])
     verb = type(result).__name__.lower()
     paths = [options.json] if options.json else []
     if options.save_result:
         paths.append(_named(options, verb, result.label))
+    try:
+        for path in paths:
+            write_result(path, result)
+    finally:
+        print("\n".join(map(printable, told.split("\n"))))
     for path in paths:
-        write_result(path, result)
         print(f"written: {path}")
     if options.plot is not None and (result.runs or not result.is_interrupted):
         from tokenreel.tools.bench.results.plot import draw
@@ -51,6 +59,15 @@ def finish(
     if result.is_interrupted:
         return EXIT_INTERRUPTED
     return EXIT_FAILED if has_failed else EXIT_OK
+
+
+def _check_writable(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written")
 
 
 def _named(options: argparse.Namespace, verb: str, label: str) -> Path:

@@ -226,6 +226,8 @@ def test_wrong_usage_is_told_before_anything_starts(
         (["serve", "/no/model"], EXIT_UNAVAILABLE, "/no/model does not exist"),
         (["overhead", "/no/model"], EXIT_IO, "No such file"),
         (["compare", "/no/result"], EXIT_IO, "No such file"),
+        (["serve", "--json", "/tmp"], EXIT_USAGE, "/tmp is a directory"),
+        (["latency", "--result-dir", "/tmp"], EXIT_USAGE, "--save-result writes"),
         (
             ["serve", "--base-url", "http://127.0.0.1:9", "--ready-check-timeout-sec", "0"],
             EXIT_UNAVAILABLE,
@@ -247,6 +249,40 @@ def test_what_cannot_be_done_is_told_without_a_traceback(
     bench(*words, code=code)
     err = capsys.readouterr().err
     assert err.startswith("engine-bench: ") and told in err and "Traceback" not in err
+
+
+def test_a_result_that_could_not_be_written_is_told_before_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    bench("serve", "--json", str(tmp_path / "r.json"), *STUB, code=EXIT_USAGE)
+    assert "r.json cannot be written" in capsys.readouterr().err
+
+
+async def test_what_a_server_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.refuse(500, b'{"error": {"message": "\\u001b[2Jno\\nFAILED 7"}}')
+
+    path, label = tmp_path / "r.json", "a|b\x1b[31m\nc"
+    words = ("--num-prompts", "2", "--json", str(path), "--label", label)
+    async with ScriptedServer(once_ready(script)) as server:
+        process = await start_serve(server, *words)
+        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == EXIT_FAILED
+    assert "FAILED 2 x HTTP 500 \\x1b[2Jno FAILED 7\n" in out.decode() and b"\x1b" not in out
+    command = [*BENCH, "compare", str(path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert r"a\|b\x1b[31m c |" in told.stdout and "\x1b" not in told.stdout
+
+
+def test_a_result_is_written_though_nobody_reads_the_table(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
+    with open("/dev/full", "w") as full:
+        command = [*BENCH, "throughput", *where, "--num-prompts", "8"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE_S)
+    assert done.returncode == EXIT_IO
+    assert read(path)["runs"][0]["num_completed"] == 8
 
 
 @pytest.mark.parametrize(

@@ -161,11 +161,11 @@ def _refusal(status: int, body: bytes) -> str:
 
 
 def _error_code(error: Any) -> str:
-    """OpenAI's error object, or whatever stands in its place, as a short word."""
+    """OpenAI's error object, or whatever stands in its place, as a short line."""
     if isinstance(error, dict):
         code, message = error.get("code"), error.get("message")
         error = code if isinstance(code, str) else message or code or "unknown"
-    return str(error or "")[:MAX_REASON_CHARS]
+    return " ".join(str(error or "").split())[:MAX_REASON_CHARS]
 
 
 def _decode(body: bytes) -> Body | None:

@@ -12,6 +12,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Padded, so that it can be read as it is."""
+    header, *rows = [[_cell(text) for text in row] for row in (header, *rows)]
     rule = ["---", *("---:" for _ in header[1:])]
     widths = [max(map(len, column)) for column in zip(header, rule, *rows, strict=True)]
     lines = []
@@ -27,6 +28,11 @@ def number(value: float) -> str:
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.095 else f"{value:.3g}"
+
+
+def _cell(text: str) -> str:
+    """What ends neither its cell nor its line."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

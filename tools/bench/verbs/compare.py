@@ -7,6 +7,7 @@ from tokenreel.tools.bench.results.comparison import comparison_lines
 from tokenreel.tools.bench.results.result import read_result
 from tokenreel.tools.command import UsageError
 from tokenreel.tools.exit_codes import EXIT_OK
+from tokenreel.tools.printable import printable
 
 MAX_RESULTS = 12
 
@@ -32,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
         verbs = ", ".join(type(result).__name__.lower() for result in results)
         raise UsageError(f"results of different verbs cannot be compared: {verbs}")
     wanted = options.metrics.split(",") if options.metrics else None
-    print("\n".join(comparison_lines(results, wanted)))
+    print("\n".join(map(printable, comparison_lines(results, wanted))))
     return EXIT_OK
