@@ -196,7 +196,10 @@ def goodput_limit(text: str) -> tuple[str, float]:
     if name not in GOODPUT_METRICS or not colon:
         known = ", ".join(GOODPUT_METRICS)
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME:MILLISECONDS, NAME one of {known}")
-    return name, _positive(limit)
+    value = _positive(limit)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f"{text!r} limits nothing")
+    return name, value
 
 
 def _positive(text: str) -> float:
