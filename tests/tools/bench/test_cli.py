@@ -199,7 +199,10 @@ async def test_requests_that_fail_are_told_by_reason_and_by_the_exit_code() -> N
     [
         (["serve", "--max-concurrency", "0"], "0 is too small"),
         (["serve", "--goodput", "itl:5"], "is not NAME:MILLISECONDS"),
+        (["serve", "--goodput", "ttft:inf"], "limits nothing"),
         (["serve", "--base-url", "ftp://a"], "no address"),
+        (["serve", "--base-url", "http://a..b:80"], "no address"),
+        (["serve", "--base-url", "http://[::1"], "Invalid IPv6 URL"),
         (["serve", "--trace-sec-multiplier", "-1"], "is not a number above 0"),
         (["serve", "--trace-sec-multiplier", "inf"], "nobody waits for ever"),
         (["dance"], "invalid choice"),

@@ -26,15 +26,23 @@ def parse_address(url: str) -> Address:
 
     Raises BadUrl.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError as error:
         raise BadUrl(f"{url}: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or port == 0:
         raise BadUrl(f"{url} is no address such as http://127.0.0.1:8000")
     if parts.query or parts.fragment or parts.username:
         raise BadUrl(f"{url}: only scheme, host, port and path have a meaning here")
     is_tls = parts.scheme == "https"
     prefix = parts.path.rstrip("/").removesuffix("/v1")
     return Address(parts.hostname, port or (443 if is_tls else 80), is_tls, prefix)
+
+
+def _is_host(name: str | None) -> bool:
+    """Whether it can be asked for: the resolver is given names in IDNA's encoding."""
+    try:
+        return bool((name or "").encode("idna"))
+    except UnicodeError:
+        return False

@@ -24,7 +24,13 @@ def test_the_host_header_names_the_port_unless_it_is_the_usual_one() -> None:
     assert parse_address("https://models.example").host_header == "models.example"
 
 
-@pytest.mark.parametrize("url", ["ftp://a", "http://", "http://a:b", "http://a?b", "http://u:p@a"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://a", "http://", "http://a:b", "http://a?b", "http://u:p@a"),
+        *("http://a..b:80", "http://[::1", "http://a:0"),
+    ],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(BadUrl):
         parse_address(url)
