@@ -28,21 +28,21 @@ def parse_address(url: str) -> Address:
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise BadUrl(f"{url}: {error}") from None
-    if parts.scheme not in ("http", "https") or not _is_host(parts.hostname) or port == 0:
+    if parts.scheme not in ("http", "https") or not _is_host(host) or port == 0:
         raise BadUrl(f"{url} is no address such as http://127.0.0.1:8000")
     if parts.query or parts.fragment or parts.username:
         raise BadUrl(f"{url}: only scheme, host, port and path have a meaning here")
     is_tls = parts.scheme == "https"
     prefix = parts.path.rstrip("/").removesuffix("/v1")
-    return Address(parts.hostname, port or (443 if is_tls else 80), is_tls, prefix)
+    return Address(host, port or (443 if is_tls else 80), is_tls, prefix)
 
 
-def _is_host(name: str | None) -> bool:
+def _is_host(name: str) -> bool:
     """Whether it can be asked for: the resolver is given names in IDNA's encoding."""
     try:
-        return bool((name or "").encode("idna"))
+        return bool(name.encode("idna"))
     except UnicodeError:
         return False
