@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import NamedTuple, TypeVar
@@ -14,8 +15,10 @@ from tokenreel.tools.bench.problem import Unavailable
 STOP_TIMEOUT_S = 45.0
 """Longer than engine-up needs to drain what may be in flight."""
 MAX_LINES = 10_000
-"""That are kept of what it prints; later ones are read and forgotten."""
+"""That are kept of what it prints; of later ones the last few."""
 TAIL_LINES = 15
+TAIL_TIMEOUT_S = 1.0
+"""For what it said last to arrive; a grandchild may keep the pipe open."""
 _INTERRUPTED_AT_END_OF_PARENT = """\
 import ctypes, runpy, signal, sys
 if sys.platform == "linux":
@@ -57,6 +60,7 @@ class ChildProcess:
         """Starts it. Raises ChildFailed if there is no such program."""
         self.name = name
         self.lines: list[Line] = []
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._changed = threading.Condition()
         self._is_silent = False
         self.started_s = perf_counter()
@@ -99,7 +103,10 @@ class ChildProcess:
     def last_words(self) -> str | None:
         """What it said before it ended by itself; None while it runs."""
         exit_code = self.process.poll()
-        return None if exit_code is None else self._say(f"ended with exit code {exit_code}")
+        if exit_code is None:
+            return None
+        self._reader.join(TAIL_TIMEOUT_S)
+        return self._say(f"ended with exit code {exit_code}")
 
     def stop(self) -> int:
         """Interrupt it, kill it if it does not leave; return its exit code."""
@@ -120,13 +127,14 @@ class ChildProcess:
         assert self.process.stdout is not None
         for text in self.process.stdout:
             with self._changed:
+                line = Line(perf_counter(), text.rstrip("\n"))
+                self._tail.append(line.text)
                 if len(self.lines) < MAX_LINES:
-                    self.lines.append(Line(perf_counter(), text.rstrip("\n")))
+                    self.lines.append(line)
                 self._changed.notify_all()
         with self._changed:
             self._is_silent = True
             self._changed.notify_all()
 
     def _say(self, what: str) -> str:
-        tail = [f"  | {line.text}" for line in self.lines[-TAIL_LINES:]]
-        return "\n".join([f"{self.name} {what}", *tail])
+        return "\n".join([f"{self.name} {what}", *(f"  | {text}" for text in list(self._tail))])

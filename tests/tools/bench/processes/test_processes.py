@@ -59,6 +59,16 @@ def test_one_that_ends_or_says_nothing_is_told_with_its_last_words() -> None:
         assert child.last_words == "python ended with exit code -9\n  | hello"
 
 
+def test_the_last_words_are_the_last_however_much_was_said() -> None:
+    with python("for number in range(12_000): print(number)") as child:
+        assert child.process.wait(PATIENCE_S) == 0
+        told = (child.last_words or "").split("\n")
+    assert told == [
+        "python ended with exit code 0",
+        *(f"  | {number}" for number in range(11_985, 12_000)),
+    ]
+
+
 def test_whoever_still_holds_its_output_does_not_hold_up_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
