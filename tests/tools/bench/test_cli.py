@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 import termios
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ from capturing import capture
 from scripted_server import Exchange, ScriptedServer, stream_of
 
 from tokenreel.tools.bench.cli import COMMAND, main
+from tokenreel.tools.bench.flags import random_prompts
 from tokenreel.tools.bench.processes.engine import Engine
+from tokenreel.tools.bench.target import vocab_size_of
+from tokenreel.tools.bench.verbs import overhead
+from tokenreel.tools.bench.workload.prompts import RandomPrompts
 from tokenreel.tools.exit_codes import (
     EXIT_FAILED,
     EXIT_IO,
@@ -23,6 +28,7 @@ from tokenreel.tools.exit_codes import (
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
 )
+from tokenreel.tools.up_flags import DEMO_MODEL
 
 
 def test_serve_starts_an_engine_and_leaves_nothing_behind(
@@ -141,11 +147,19 @@ def test_a_start_that_fails_takes_nothing_from_those_before_it(
 
 
 def test_overhead_measures_everything_in_one_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    vocab_sizes = []
+
+    def noted(options: Namespace, vocab_size: int, series: int | str) -> RandomPrompts:
+        vocab_sizes.append(vocab_size)
+        return random_prompts(options, vocab_size, series)
+
+    monkeypatch.setattr(overhead, "random_prompts", noted)
     path, plot = tmp_path / "r.json", tmp_path / "r.png"
     load = ("--max-concurrency", "2", "--num-prompts", "8", "--output-len", "8")
     bench("overhead", *load, "--json", str(path), "--plot", str(plot), *STUB)
+    assert vocab_sizes == 3 * [vocab_size_of(DEMO_MODEL)], "numbers as long in each request"
     (run,) = read(path)["runs"]
     floor = run["floor"]
     parts = floor["model_us"] + floor["http_us"] + floor["generator_us"]

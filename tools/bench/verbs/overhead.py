@@ -33,7 +33,7 @@ from tokenreel.tools.bench.results.overhead_report import overhead_lines
 from tokenreel.tools.bench.results.result import Overhead, OverheadFigures, Server, header_of
 from tokenreel.tools.bench.session import Session, closed_loop_prompts
 from tokenreel.tools.bench.settings import settings_of
-from tokenreel.tools.bench.target import Target, model_directory, open_target
+from tokenreel.tools.bench.target import Target, model_directory, open_target, vocab_size_of
 
 CONCURRENCIES = [1, 8, 64, 256]
 CANNED_SERVER = "tokenreel.tools.bench.floor.canned_server"
@@ -83,7 +83,7 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
     https, stubs, engines = [], [], []
     last_words = None
     with suppress(KeyboardInterrupt):
-        with _canned_target() as target:
+        with _canned_target(vocab_size_of(model)) as target:
             https += _loads(session, target, options, "HTTP alone")
         _check_served(https)
         session.release()
@@ -175,13 +175,13 @@ def _loads(
 
 
 @contextmanager
-def _canned_target() -> Iterator[Target]:
+def _canned_target(vocab_size: int | None) -> Iterator[Target]:
     with ChildProcess(HTTP, python_module(CANNED_SERVER)) as child:
         url = child.wait_for(_canned_url, START_TIMEOUT_S)
         yield Target(
             Endpoint(parse_address(url)),
             Server(url=url, model="canned"),
-            None,
+            vocab_size,
             lambda: {HTTP: processor_time_s(child.process.pid)},
         )
 
