@@ -31,17 +31,17 @@ _LOOK_EVERY_S = 0.05
 
 
 def use_kernel_cache() -> Path | None:
-    """Points Numba at the folder for these kernels, `tokenreel/kernels` in $XDG_CACHE_HOME or
-    ~/.cache, or else in a folder of this user's among temporary files. NUMBA_CACHE_DIR overrides
-    it. None: Numba finds a place itself."""
-    if VARIABLE in os.environ:
-        return None
-    for parent in _places():
-        folder = parent / _name()
+    """Points Numba at the folder for these kernels, in `tokenreel/kernels` in $NUMBA_CACHE_DIR,
+    $XDG_CACHE_HOME or ~/.cache, or else in a folder of this user's among temporary files. None:
+    nothing is kept."""
+    name = _name()
+    for parent in _places(name):
+        folder = parent / name
         if _prepare(folder):
             os.environ[VARIABLE] = str(folder)
             _remove_old_versions(parent)
             return folder
+    os.environ.pop(VARIABLE, None)
     return None
 
 
@@ -72,7 +72,11 @@ def _is_locked(descriptor: int) -> bool:
     return True
 
 
-def _places() -> Iterator[Path]:
+def _places(name: str) -> Iterator[Path]:
+    if given := os.environ.get(VARIABLE):
+        folder = Path(given).absolute()
+        # Another process of this program may have chosen it.
+        yield folder.parent if folder.name == name else folder / "tokenreel" / "kernels"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     # Without a home ~ stays as it is.
     if os.path.isabs(home):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from numba import njit
+from numba import config, njit
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, register_pass
@@ -21,12 +21,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Compiles `function`, which may be a `part`, on its first call, to run without the GIL; the
-    result is kept on disk.
+    result is kept in $NUMBA_CACHE_DIR, which must be another one for other versions of any kernel.
 
     No fastmath: it would let LLVM change the order of additions.
     """
     source = getattr(function, "py_func", function)
-    decorated: Function = njit(nogil=True, cache=True, error_model="numpy")(source)
+    is_kept = bool(config.CACHE_DIR)
+    decorated: Function = njit(nogil=True, cache=is_kept, error_model="numpy")(source)
     return decorated
 
 

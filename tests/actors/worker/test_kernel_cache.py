@@ -36,10 +36,49 @@ def test_the_same_kernels_have_the_same_folder(home: Path, monkeypatch: pytest.M
     assert use_kernel_cache() == folder
 
 
-def test_the_variable_overrides_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "elsewhere")
+def test_a_folder_that_is_named_has_one_for_these_kernels(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other kernels' results would be taken for these: Numba does not look at what they call."""
+    (home / "own").mkdir()
+    (home / "own" / "of somebody else").mkdir()
+    monkeypatch.setenv(VARIABLE, str(home / "own"))
+    folder = use_kernel_cache()
+    assert folder is not None
+    assert folder.parent == home / "own" / "tokenreel" / "kernels"
+    assert os.environ[VARIABLE] == str(folder)
+    assert use_kernel_cache() == folder, "a process that is started finds what was chosen"
+    assert (home / "own" / "of somebody else").exists()
+
+
+def test_a_named_folder_that_cannot_be_written_is_replaced(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv(VARIABLE, str(home / "file"))
+    folder = use_kernel_cache()
+    assert folder is not None
+    assert folder.parent == home / "cache" / "tokenreel" / "kernels"
+
+
+COMPILE = """
+from tokenreel.kernels.cpu.compiler import compiled
+@compiled
+def following(number):
+    return number + 1
+print(following(1))
+"""
+
+
+def test_without_any_place_kernels_are_compiled_all_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (home / "cache", home / f"tokenreel-kernels-{os.getuid()}"):
+        place.write_text("a file where a folder should be")
+    monkeypatch.setenv(VARIABLE, str(home / "cache"))
     assert use_kernel_cache() is None
-    assert os.environ[VARIABLE] == "elsewhere"
+    told = subprocess.run([sys.executable, "-P", "-c", COMPILE], capture_output=True, text=True)
+    assert (told.stdout, told.stderr) == ("2\n", "")
 
 
 def test_code_for_tiles_is_not_found_where_the_system_forbids_them(
