@@ -12,9 +12,10 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from tokenreel.kernels.cpu.amx_permission import may_use_tiles
+from tokenreel.kernels.cpu.compiler import INLINED
 from tokenreel.kernels.cpu.vector import call_llvm, element_pointer, splat
 
 TILE = 16
@@ -75,9 +76,11 @@ def end_tiles(typing):
     return types.void(), generate
 
 
-def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
-    """A compiled product of 16 or 32 rows with a panel of 32 columns:
-    (rows, row offset, row stride, weights, weight offset, steps, out, out offset).
+def make_tile_product(instruction: str = "tdpbf16ps"):
+    """A compiled product of up to 32 rows with a panel of 32 columns:
+    (rows, row offset, number of rows, row stride, weights, weight offset, steps, out).
+
+    16 or 32 rows are computed: they must exist, and the sums of those beyond are read by nobody.
 
     Rows hold `32 * steps` bfloat16 numbers each. The panel is [steps, 2 tiles, 16 pairs, 16
     columns, 2] bfloat16, a pair being two neighbours along the depth. `out` gets [rows, 32]
@@ -88,15 +91,25 @@ def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
     With tdpbusd rows hold `64 * steps` uint8, the panel int8 in quads, and `out`, whatever its
     type, gets int32.
     """
+    one_tile, two_tiles = _make_tiles(1, instruction), _make_tiles(2, instruction)
 
+    @register_jitable(**INLINED)
+    def multiply(rows, start, num_rows, stride, weights, begin, steps, out):
+        if num_rows > TILE:
+            two_tiles(rows, start, stride, weights, begin, steps, out)
+        else:
+            one_tile(rows, start, stride, weights, begin, steps, out)
+
+    return multiply
+
+
+def _make_tiles(num_row_tiles, instruction):
     @intrinsic
-    def tile_product(
-        typing, rows, row_offset, row_stride, weights, weight_offset, steps, out, out_offset
-    ):
+    def tile_product(typing, rows, row_offset, row_stride, weights, weight_offset, steps, out):
         def generate(context, builder, signature, arguments):
             rows_pointer = element_pointer(context, builder, rows, *arguments[:2])
             weights_pointer = element_pointer(context, builder, weights, *arguments[3:5])
-            out_pointer = element_pointer(context, builder, out, *arguments[6:8])
+            out_pointer = element_pointer(context, builder, out, arguments[6], _I64(0))
             row_bytes = builder.mul(arguments[2], _I64(rows.dtype.bitwidth // 8))
             is_widened = instruction == "tdpbf16ps" and weights.dtype == types.int8
             read_step = _widened_steps if is_widened else _steps_in_place
@@ -113,7 +126,7 @@ def make_tile_product(num_row_tiles: int, instruction: str = "tdpbf16ps"):
             return context.get_dummy_value()
 
         offset = types.intp
-        signature = types.void(rows, offset, offset, weights, offset, offset, out, offset)
+        signature = types.void(rows, offset, offset, weights, offset, offset, out)
         return signature, generate
 
     return tile_product

@@ -119,17 +119,15 @@ def _make_blocks(name: str) -> Any:
 
 
 def _make_tiles() -> Any:
-    one_tile, two_tiles = (make_tile_product(count, "tdpbusd") for count in (1, 2))
+    many_rows = make_tile_product("tdpbusd")
     few_rows = _make_blocks("avx512vnni")
 
     @register_jitable(**INLINED)
     def multiply(rows, start, num_rows, stride, weights, begin, steps, out):
         if num_rows <= MAX_ROWS_WITHOUT_TILES:
             few_rows(rows, start, num_rows, stride, weights, begin, steps, out)
-        elif num_rows > 16:
-            two_tiles(rows, start, stride, weights, begin, steps, out, 0)
         else:
-            one_tile(rows, start, stride, weights, begin, steps, out, 0)
+            many_rows(rows, start, num_rows, stride, weights, begin, steps, out)
 
     return multiply
 

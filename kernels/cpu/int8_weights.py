@@ -52,16 +52,13 @@ def _fma_sums(rows, row, num_rows, stride, weights, panel, out):
     _scale(out, num_rows, weights, end)
 
 
-_one_tile, _two_tiles = make_tile_product(1), make_tile_product(2)
+_tile_product = make_tile_product()
 
 
 def _amx_sums(rows, row, num_rows, stride, weights, panel, out):
     begin, end = panel * weights.shape[1], (panel + 1) * weights.shape[1] - _SCALE_BYTES
     steps = (end - begin) // (PANEL * DEPTH)
-    if num_rows > 16:
-        _two_tiles(rows, row * stride, stride, weights, begin, steps, out, 0)
-    else:
-        _one_tile(rows, row * stride, stride, weights, begin, steps, out, 0)
+    _tile_product(rows, row * stride, num_rows, stride, weights, begin, steps, out)
     _scale(out, num_rows, weights, end)
 
 

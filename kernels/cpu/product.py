@@ -99,16 +99,13 @@ def _is_by_fma(rows, weights):
     return rows.dtype == types.float32 and weights.dtype != types.int8
 
 
-_one_tile, _two_tiles = make_tile_product(1), make_tile_product(2)
+_tile_product = make_tile_product()
 
 
 def _amx_sums(rows, row, num_rows, stride, weights, panel, out):
     steps = weights.shape[1]
     begin = panel * steps * 1024
-    if num_rows > 16:
-        _two_tiles(rows, row * stride, stride, weights, begin, steps, out, 0)
-    else:
-        _one_tile(rows, row * stride, stride, weights, begin, steps, out, 0)
+    _tile_product(rows, row * stride, num_rows, stride, weights, begin, steps, out)
 
 
 def _emitter(num_vectors, num_panels=1):
