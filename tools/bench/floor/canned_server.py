@@ -94,7 +94,7 @@ class Ticks:
             if stream.exchange.may_write:
                 stream.exchange.write(b"%b%b%b" % (_BEFORE, _encode(TEXT), _AFTER))
                 stream.num_left -= 1
-                if not stream.num_left:
+                if not stream.num_left and not stream.is_over.done():
                     stream.is_over.set_result(None)
 
 

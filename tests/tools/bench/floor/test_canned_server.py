@@ -80,3 +80,15 @@ async def test_the_stream_of_a_client_that_left_ends() -> None:
     assert client.leave is not None
     client.leave()
     await asyncio.wait_for(stream, PATIENCE_S)
+
+
+async def test_a_client_that_leaves_behind_its_last_chunk_holds_up_nobody() -> None:
+    """Its task has not had its turn when the next tick comes."""
+    ticks, client = Ticks(), SlowClient()
+    stream = asyncio.create_task(ticks.stream(as_exchange(client), 1))
+    await asyncio.sleep(0)
+    assert client.leave is not None
+    ticks._tick()
+    client.leave()
+    ticks._tick()
+    await asyncio.wait_for(stream, PATIENCE_S)
