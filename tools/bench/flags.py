@@ -54,7 +54,6 @@ def _add_remote_flags(add: Callable[..., Any]) -> None:
         "only tells the size of the vocabulary",
     )
     add("--served-model-name", metavar="NAME", help="default: the first that /v1/models names")
-    add("--endpoint", default="/v1/completions", metavar="PATH", help=argparse.SUPPRESS)
     add(
         "--header",
         action="append",

@@ -19,14 +19,13 @@ from tokenreel.tools.bench.client.load import Ask
 from tokenreel.tools.bench.flags import model_of
 from tokenreel.tools.bench.processes.engine import Engine
 from tokenreel.tools.bench.progress import telling
-from tokenreel.tools.bench.results.result import Server, without_secrets
+from tokenreel.tools.bench.results.result import KEY_FLAG, Server, without_secrets
 from tokenreel.tools.bench.workload.prompts import Prompt
 from tokenreel.tools.command import UsageError
 
 DEFAULT_VOCAB_SIZE = 30_000
 API_KEY_VARIABLES = (API_KEY_VARIABLE, "OPENAI_API_KEY")
 QUEUE_FLAG = "--max-num-queued-reqs"
-KEY_FLAG = "--api-key"
 
 
 class Target:
@@ -159,8 +158,7 @@ def endpoint_at(url: str, options: argparse.Namespace) -> Endpoint:
     key = _api_key(options.engine_flags)
     if key and not {"authorization"} & {name.lower() for name in headers}:
         headers["Authorization"] = f"Bearer {key}"
-    path = getattr(options, "endpoint", "/v1/completions")
-    return Endpoint(parse_address(url), headers=headers, path=path)
+    return Endpoint(parse_address(url), headers)
 
 
 def _api_key(engine_flags: Sequence[str]) -> str | None:

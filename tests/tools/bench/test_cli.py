@@ -219,6 +219,7 @@ async def test_requests_that_fail_are_told_by_reason_and_by_the_exit_code() -> N
         (["serve", "--base-url", "http://[::1"], "Invalid IPv6 URL"),
         (["serve", "--trace-sec-multiplier", "-1"], "is not a number above 0"),
         (["serve", "--trace-sec-multiplier", "inf"], "nobody waits for ever"),
+        (["serve", "--endpoint", "/v1/chat/completions"], "unrecognized arguments"),
         (["dance"], "invalid choice"),
         ([], "required: VERB"),
     ],

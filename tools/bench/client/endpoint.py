@@ -25,20 +25,14 @@ class NotReady(NotServed):
 
 
 class Endpoint:
-    def __init__(
-        self,
-        address: Address,
-        *,
-        headers: Mapping[str, str] | None = None,
-        path: str = "/v1/completions",
-    ) -> None:
+    def __init__(self, address: Address, headers: Mapping[str, str] | None = None) -> None:
         self.connections = Connections(address)
         self._address = address
         lines = [f"Host: {address.host_header}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         self._headers = "".join(f"{line}\r\n" for line in lines).encode()
         self._post = (
-            f"POST {address.prefix}{path} HTTP/1.1\r\n".encode()
+            f"POST {address.prefix}/v1/completions HTTP/1.1\r\n".encode()
             + self._headers
             + b"Content-Type: application/json\r\nContent-Length: "
         )

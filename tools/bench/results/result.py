@@ -14,7 +14,8 @@ from tokenreel.tools.bench.results.machine import Machine, this_machine
 
 SCHEMA = 1
 MAX_RESULT_BYTES = 1 << 30
-SECRET_FLAGS = ("--api-key", "--header")
+KEY_FLAG = "--api-key"
+SECRET_FLAGS = (KEY_FLAG, "--header")
 MASK = "***"
 
 
