@@ -156,7 +156,8 @@ class Load:
             self._all_ended.set()
 
     async def _wait(self) -> None:
-        await self._all_ended.wait()
+        if self._tasks:
+            await self._all_ended.wait()
         if self._fault is not None:
             raise self._fault
 

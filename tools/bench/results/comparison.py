@@ -25,7 +25,8 @@ QUANTILES = ("p50", "p99")
 
 def comparison_lines(results: Sequence[AnyResult], wanted: Sequence[str] | None) -> list[str]:
     """A row per run and metric; a run that only some of the results have is told of those. Below
-    the table stands what each column is. Raises UsageError for metrics that there are not."""
+    the table stands what each column is. Raises UsageError for metrics that there are not, and if
+    there is no run at all."""
     columns = [metrics_of(result) for result in results]
     runs = dict.fromkeys(run for column in columns for run in column)
     rows = []
@@ -36,6 +37,8 @@ def comparison_lines(results: Sequence[AnyResult], wanted: Sequence[str] | None)
             if wanted is None or name in wanted:
                 cells = _cells([metrics.get(name) for metrics in found])
                 rows.append([f"{run} {name}".strip(), *cells])
+    if not runs:
+        raise UsageError("there is no run to compare")
     if not rows:
         known = dict.fromkeys(n for column in columns for each in column.values() for n in each)
         raise UsageError(f"no such metric; there are: {', '.join(known)}")

@@ -148,6 +148,14 @@ async def test_nobody_there_is_a_failure_of_each_request() -> None:
         await endpoint.wait_until_ready(0)
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_load_of_nothing_is_over_at_once(is_open: bool) -> None:
+    async with ScriptedServer(serve) as server:
+        load = Load(server.endpoint, [], is_open=is_open, timeout_s=PATIENCE_S)
+        measured = await asyncio.wait_for(load.run(), PATIENCE_S)
+    assert (measured.outcomes, measured.num_cut_short) == ([], 0)
+
+
 async def test_tokens_are_what_usage_says_not_the_number_of_events() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.stream(token_event("two at once"), usage_event(2, 5), b"data: [DONE]\n\n")

@@ -29,6 +29,8 @@ from tokenreel.tools.bench.results.result import (
     without_secrets,
     write_result,
 )
+from tokenreel.tools.bench.results.text_table import number
+from tokenreel.tools.command import UsageError
 from tokenreel.tools.figure import CannotDraw
 
 SPREAD = Spread(10, 2.0, 1.0, 1.5, 2.5, 3.0, 4.0, 5.0)
@@ -114,6 +116,18 @@ def test_what_is_no_result_is_told_in_one_line(tmp_path: Path) -> None:
         write_result(tmp_path / "no" / "r.json", serve())
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        *((0.0, "0"), (0.00123, "0.00123"), (0.0949, "0.0949"), (0.095, "0.10"), (1.0, "1")),
+        *((1.234, "1.23"), (9.99, "9.99"), (12.34, "12.3"), (99.94, "99.9"), (100.4, "100")),
+        *((1234567.8, "1,234,568"), (-3.0, "-3")),
+    ],
+)
+def test_a_number_has_three_digits_that_count(value: float, told: str) -> None:
+    assert number(value) == told
+
+
 def test_keys_do_not_enter_a_result() -> None:
     words = ["serve", "--header", "Authorization=Bearer s", "--", "--api-key=s", "--api-key", "s"]
     assert without_secrets(words) == [
@@ -130,6 +144,13 @@ def test_results_stand_side_by_side_with_ratios_to_the_first() -> None:
         "| c=8 output tok/s |  200 |          - |",
     ]
     assert "- vLLM: `engine-bench serve MODEL`" in lines[-1]
+
+
+def test_what_is_not_there_is_not_compared() -> None:
+    with pytest.raises(UsageError, match="no such metric; there are: output tok/s, total tok/s"):
+        comparison_lines([serve(1.0), serve(2.0)], ["tokens"])
+    with pytest.raises(UsageError, match="there is no run to compare"):
+        comparison_lines([serve(), serve()], None)
 
 
 def test_runs_at_the_same_level_keep_a_row_each() -> None:
