@@ -2,7 +2,7 @@
 
 
 class Problem(Exception):
-    """Something cannot be read, written or drawn."""
+    """Something cannot be read, written or measured."""
 
 
 class Unavailable(Problem):

@@ -33,7 +33,7 @@ class Goodput(msgspec.Struct, frozen=True):
     limits_ms: dict[str, float]
     num_good: int
     share: float
-    """Of all requests that were sent."""
+    """Of all requests, also those that a bound of the generator's kept from being sent."""
     requests_per_s: float
 
 
