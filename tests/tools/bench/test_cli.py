@@ -56,13 +56,6 @@ def test_serve_starts_an_engine_and_leaves_nothing_behind(
     assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_a_queue_that_was_asked_for_is_the_engines_queue(tmp_path: Path) -> None:
-    path, queue = tmp_path / "r.json", "--max-num-queued-reqs=2048"
-    load = ("--max-concurrency", "600", "--num-prompts", "4", "--num-warmups", "0")
-    bench("serve", *load, "--json", str(path), *STUB, queue)
-    assert read(path)["server"]["flags"] == [*STUB[1:], queue]
-
-
 def test_shared_prefixes_are_found_in_the_engines_cache(engine: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     prompts = ("--num-prompts", "20", "--input-len", "16", "--output-len", "2")
@@ -268,64 +261,6 @@ def test_what_cannot_be_done_is_told_without_a_traceback(
     bench(*words, code=code)
     err = capsys.readouterr().err
     assert err.startswith("engine-bench: ") and told in err and "Traceback" not in err
-
-
-def test_a_result_that_could_not_be_written_is_told_before_the_load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-    bench("serve", "--json", str(tmp_path / "r.json"), *STUB, code=EXIT_USAGE)
-    assert "r.json cannot be written" in capsys.readouterr().err
-
-
-async def test_what_a_server_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
-    async def script(exchange: Exchange) -> None:
-        await exchange.refuse(500, b'{"error": {"message": "\\u001b[2Jno\\nFAILED 7"}}')
-
-    path, label = tmp_path / "r.json", "a|b\x1b[31m\nc"
-    words = ("--num-prompts", "2", "--json", str(path), "--label", label)
-    async with ScriptedServer(once_ready(script)) as server:
-        process = await start_serve(server, *words)
-        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode == EXIT_FAILED
-    assert "FAILED 2 x HTTP 500 \\x1b[2Jno FAILED 7\n" in out.decode() and b"\x1b" not in out
-    command = [*BENCH, "compare", str(path)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    assert r"a\|b\x1b[31m c |" in told.stdout and "\x1b" not in told.stdout
-
-
-def test_a_result_is_written_though_nobody_reads_the_table(engine: str, tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    where = ("--base-url", engine, "--vocab-size", "1000", "--json", str(path))
-    with open("/dev/full", "w") as full:
-        command = [*BENCH, "throughput", *where, "--num-prompts", "8"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE_S)
-    assert done.returncode == EXIT_IO
-    assert read(path)["runs"][0]["num_completed"] == 8
-
-
-@pytest.mark.parametrize(
-    ("status", "words", "told"),
-    [
-        (401, (), "/v1/models says: HTTP 401 invalid_api_key"),
-        (404, (), "/v1/models says: HTTP 404 invalid_api_key"),
-        (200, (), "/v1/models names no model"),
-        (503, ("--served-model-name", "m", "--ready-check-timeout-sec", "0"), "says 503"),
-    ],
-)
-async def test_a_server_that_refuses_is_not_waited_for(
-    status: int, words: tuple[str, ...], told: str
-) -> None:
-    async def script(exchange: Exchange) -> None:
-        await exchange.refuse(status, b'{"error": {"code": "invalid_api_key"}}')
-
-    async with ScriptedServer(script) as server:
-        process = await asyncio.create_subprocess_exec(
-            *(*BENCH, "serve", "--base-url", server.url, *words), stderr=asyncio.subprocess.PIPE
-        )
-        _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode == EXIT_UNAVAILABLE
-    assert told in err.decode()
 
 
 def test_the_bar_is_for_terminals(engine: str) -> None:
