@@ -29,7 +29,7 @@ from tokenreel.actors.worker.kv_cache import (
 )
 from tokenreel.actors.worker.model_config import ConfigFile, DecoderConfig
 from tokenreel.actors.worker.model_runner import ModelRunner
-from tokenreel.actors.worker.models.compiled_decoder import CompiledDecoder
+from tokenreel.actors.worker.models.compiled_decoder import MIN_SCREENED, CompiledDecoder
 from tokenreel.actors.worker.models.decoder import Decoder, ReadTensor, tensor_shapes
 from tokenreel.actors.worker.models.model import Model
 from tokenreel.actors.worker.models.registry import read_decoder_config
@@ -232,12 +232,15 @@ def _check_room_for_weights(
     config: DecoderConfig, dtype: torch.dtype, quantization: str | None, device: torch.device
 ) -> None:
     """Said beforehand, because a system that runs out of memory ends processes without a word. On
-    a CPU the vocabulary is there twice, tied or not: as a table, and packed for products."""
+    a CPU the vocabulary is there twice, tied or not: as a table, and packed for products; a large
+    one in float32 a third time, in 8 bits, to find the largest logit by."""
     needed = num_parameters(config) * dtype.itemsize
     if device.type == "cpu":
         table = config.vocab_size * config.hidden_size
         products = num_parameters(config) - (0 if config.tie_word_embeddings else table)
         needed = products * (1 if quantization else dtype.itemsize) + table * dtype.itemsize
+        if dtype == torch.float32 and not quantization and table >= MIN_SCREENED:
+            needed += table
     free = free_bytes(device)
     if needed > free:
         raise StartError(

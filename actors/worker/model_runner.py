@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenreel.actors.worker.input_batch import InputBatch, StepInput
 from tokenreel.actors.worker.models.model import Model
-from tokenreel.actors.worker.sampled import RowLogprobs, Sampled, accept
+from tokenreel.actors.worker.sampled import RowLogprobs, Sampled, mark_not_finite
 from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingBatch
 from tokenreel.actors.worker.step_tensors import step_tensors
@@ -139,7 +139,7 @@ class ModelRunner:
 
     def _sample(self, hidden: Tensor, batch: SamplingBatch) -> Sampled:
         if batch.is_plain:
-            return accept(*self._model.greedy(hidden))
+            return Sampled(mark_not_finite(*self._model.greedy(hidden)))
         size = self._part_size
         if len(batch) <= size:
             return sample(self._model.logits(hidden), batch, self._model.team)

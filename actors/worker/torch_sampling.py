@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenreel.actors.worker.largest import largest
 from tokenreel.actors.worker.philox import uniforms
-from tokenreel.actors.worker.sampled import RowLogprobs, accept
+from tokenreel.actors.worker.sampled import RowLogprobs, mark_not_finite
 from tokenreel.actors.worker.sampling_filters import filter_weights
 from tokenreel.actors.worker.sampling_table import Array, SamplingBatch
 
@@ -37,7 +37,7 @@ class TorchSampling:
             rows = drawn[start : start + part_size]
             index = _index(rows, logits.device)
             token_ids[index] = _draw(logits[index], peaks[index], batch, rows)
-        return accept(token_ids, peaks).token_ids
+        return mark_not_finite(token_ids, peaks)
 
     def logprobs(self, token_ids: Tensor) -> list[RowLogprobs]:
         """Of the rows that asked, before they were adjusted."""

@@ -44,7 +44,7 @@ def greedy(
 ):
     """The first token with the largest logit of each row, and that logit, or NaN if any is NaN.
 
-    peaks: [max rows, peaks_stride] float32, for the largest logit of each panel. The
+    peaks: [a multiple of 16 rows, peaks_stride] float32, for each panel's largest logit. The
     winner's place in its panel is found by computing the panel once more, for that row.
     """
     begin_tiles(scratch.tiles)

@@ -29,7 +29,7 @@ from tokenreel.kernels.cpu.vector import (
 
 Array = NDArray[Any]
 
-MIN_ROWS_AT_ONCE = 8
+_MIN_ROWS_AT_ONCE = 8
 """For less, row by row is faster."""
 
 
@@ -118,7 +118,7 @@ def _silu_and_multiply(target, sums, row, num_rows, panel):
 
 def _keep_largest(target, sums, row, num_rows, panel):
     left = target.num_columns - panel * PANEL
-    if num_rows >= MIN_ROWS_AT_ONCE and left >= PANEL:
+    if num_rows >= _MIN_ROWS_AT_ONCE and left >= PANEL:
         for i in range(0, num_rows, LANES):
             place = (row + i) * target.stride + panel
             store_apart(target.out, place, target.stride, peaks_of_rows(sums, i * PANEL))

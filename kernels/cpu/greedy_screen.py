@@ -133,7 +133,8 @@ def screen_row(rows, stride, row, screened):
 def best_of_panels(row, rows, stride, head, screen, screened, peaks, vocab_size, place):
     """-> the first token with the row's largest logit, and that logit; NaN if a logit may be.
 
-    peaks: flat [rows, peaks_stride] float32: the largest 8-bit products, -inf in padding.
+    peaks: flat [rows, peaks_stride] float32: the largest 8-bit products; padding holds nothing that
+    is the largest. Bounds are written there.
     place: [1024] float32 of scratch.
     """
     num_panels = len(screen.norms)

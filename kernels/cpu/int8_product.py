@@ -27,6 +27,7 @@ _EPILOGUE_BYTES = 2 * 4 * PANEL
 """Behind a panel's weights: 32 scales in float32, then 32 sums of weights in int32."""
 MAX_ROWS_WITHOUT_TILES = 4
 """So many rows VNNI multiplies faster than AMX."""
+_ROWS_AT_ONCE = 512
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _INTEGERS = ir.VectorType(_I32, LANES)
@@ -46,10 +47,14 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     The largest magnitude of a row is 127 steps.
     """
-    wide = weight.float()
-    scales = wide.abs().amax(1) / MAX_STEPS
-    steps = (wide / scales.clamp(min=1e-37).unsqueeze(1)).round()
-    return steps.to(torch.int8), scales
+    steps, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    # Some rows at a time: wide copies of a large vocabulary would take much memory.
+    for first in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        wide = weight[rows].float()
+        scales[rows] = wide.abs().amax(1) / MAX_STEPS
+        steps[rows] = (wide / scales[rows].clamp(min=1e-37).unsqueeze(1)).round()
+    return steps, scales
 
 
 def pack(weight: Tensor) -> NDArray[np.int8]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tokenreel.actors.worker.loading import load
+from tokenreel.actors.worker.models import compiled_decoder
 from tokenreel.kernels.cpu.compiler import compilation_told, compiled
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.sampling import SamplingParams
@@ -23,7 +24,13 @@ REQUESTS = [
 
 @pytest.mark.parametrize(
     ("dtype", "quantization"),
-    [("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", "int8")],
+    [
+        ("float32", None),
+        ("bfloat16", None),
+        ("float16", None),
+        ("bfloat16", "int8"),
+        ("bfloat16", "int8-weight-only"),
+    ],
 )
 def test_nothing_is_compiled_after_start_up(
     dtype: str,
@@ -31,7 +38,10 @@ def test_nothing_is_compiled_after_start_up(
     small_model: Callable[[str], Any],
     new_driver: Callable[..., Any],
     random_tokens: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # As for any vocabulary that is worth it.
+    monkeypatch.setattr(compiled_decoder, "MIN_SCREENED", 0)
     directory = str(small_model("qwen3").directory)
     options = EngineOptions(
         model=directory,

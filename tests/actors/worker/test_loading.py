@@ -61,18 +61,22 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
 
 
 @pytest.mark.parametrize("variant", ["llama", "llama_tied"])
-@pytest.mark.parametrize(("quantization", "product_bytes"), [(None, 4), ("int8", 1)])
+@pytest.mark.parametrize(
+    ("quantization", "product_bytes", "screen_bytes"), [(None, 4, 0), (None, 4, 1), ("int8", 1, 0)]
+)
 def test_a_vocabulary_needs_room_as_a_table_and_for_products(
     variant: str,
     quantization: str | None,
     product_bytes: int,
+    screen_bytes: int,
     small_model: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = small_model(variant)
     vocabulary = model.decoder.config.vocab_size * model.decoder.config.hidden_size
     layers = num_parameters(model.decoder.config) - vocabulary * (2 if variant == "llama" else 1)
-    needed = (layers + vocabulary) * product_bytes + vocabulary * 4
+    needed = (layers + vocabulary) * product_bytes + vocabulary * (4 + screen_bytes)
+    monkeypatch.setattr(loading, "MIN_SCREENED", vocabulary + 1 - screen_bytes)
     options = EngineOptions(
         model=str(model.directory), served_model_name="m", device="cpu", quantization=quantization
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenreel.actors.worker.largest import largest
-from tokenreel.actors.worker.sampled import Sampled, accept
+from tokenreel.actors.worker.sampled import Sampled, mark_not_finite
 from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingTable
 from tokenreel.actors.worker.torch_sampling import inverse_cdf
@@ -48,7 +48,7 @@ def choose(
     num_tokens = np.array([len(prompt) + len(output) for prompt, output in histories])
     batch = table.select(np.arange(len(params)), num_tokens, history)
     if batch.is_plain:
-        return accept(*largest(logits))
+        return Sampled(mark_not_finite(*largest(logits)))
     return sample(logits.clone(), batch, team)
 
 

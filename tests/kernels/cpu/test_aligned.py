@@ -6,7 +6,7 @@ import pytest
 from tokenreel.kernels.cpu.aligned import LINE, zeros
 
 
-@pytest.mark.parametrize("shape", [1, 17, (3, 5), (2, 1 << 19)])
+@pytest.mark.parametrize("shape", [1, 17, np.int64(17), (3, 5), (np.int32(2), 1 << 19)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int64])
 def test_an_array_of_zeros_begins_with_a_line(
     shape: int | tuple[int, ...], dtype: type[np.generic]
@@ -18,3 +18,8 @@ def test_an_array_of_zeros_begins_with_a_line(
         assert array.flags.c_contiguous and array.flags.writeable
         assert not array.any()
         array.fill(1)
+
+
+def test_there_may_be_nothing_in_it() -> None:
+    assert zeros(0, np.float32).shape == (0,)
+    assert zeros((3, 0), np.float32).shape == (3, 0)
