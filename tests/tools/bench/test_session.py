@@ -20,6 +20,21 @@ from tokenreel.tools.bench.verbs import overhead, serve
 from tokenreel.tools.exit_codes import EXIT_INTERRUPTED, EXIT_UNAVAILABLE
 
 
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> list[ChildProcess]:
+    """Grows by each child that has said that it is."""
+    children: list[ChildProcess] = []
+    wait = ChildProcess.wait_for
+
+    def wait_and_note(child: ChildProcess, *arguments: Any) -> Any:
+        found = wait(child, *arguments)
+        children.append(child)
+        return found
+
+    monkeypatch.setattr(ChildProcess, "wait_for", wait_and_note)
+    return children
+
+
 async def test_ctrl_c_tells_what_there_is() -> None:
     is_stuck = asyncio.Event()
 
@@ -40,21 +55,18 @@ async def test_ctrl_c_tells_what_there_is() -> None:
 
 
 def test_an_engine_that_ends_under_load_is_told_behind_the_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ready: list[ChildProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path, children = tmp_path / "r.json", []
-    wait, note = ChildProcess.wait_for, Progress.__call__
-
-    def wait_and_remember(child: ChildProcess, *arguments: Any) -> Any:
-        children.append(child)
-        return wait(child, *arguments)
+    path, note = tmp_path / "r.json", Progress.__call__
 
     def note_and_kill(progress: Progress, outcome: Outcome) -> None:
         note(progress, outcome)
-        children[-1].process.kill()
-        children[-1].process.wait()
+        ready[-1].process.kill()
+        ready[-1].process.wait()
 
-    monkeypatch.setattr(ChildProcess, "wait_for", wait_and_remember)
     monkeypatch.setattr(Progress, "__call__", note_and_kill)
     load = ("--max-concurrency", "2", "--num-prompts", "8", "--num-warmups", "0")
     bench("serve", *load, "--json", str(path), *STUB, code=EXIT_UNAVAILABLE)
@@ -121,10 +133,14 @@ def test_ctrl_c_between_two_runs_keeps_those_that_were_finished(
     assert [run["num_completed"] for run in result["runs"]] == [4, 4]
 
 
-@pytest.mark.parametrize(("number", "counts"), [(1, (1, 0)), (3, (2, 1)), (5, (1, 1))])
+@pytest.mark.parametrize(
+    ("number", "counts", "num_started"), [(1, (1, 0), 1), (3, (2, 1), 2), (5, (1, 1), 3)]
+)
 def test_ctrl_c_in_any_phase_of_overhead_keeps_what_was_measured(
     number: int,
     counts: tuple[int, int],
+    num_started: int,
+    ready: list[ChildProcess],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -139,3 +155,23 @@ def test_ctrl_c_in_any_phase_of_overhead_keeps_what_was_measured(
     unfinished = result["unfinished"]
     assert (len(unfinished["http"]), len(unfinished["stub"])) == counts
     assert "HTTP side alone, interrupted" in capsys.readouterr().out
+    assert len(ready) == num_started
+
+
+def test_ctrl_c_while_a_later_engine_starts_does_not_wait_for_it(
+    tmp_path: Path, ready: list[ChildProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = ChildProcess.wait_for
+
+    def wait_twice(child: ChildProcess, *arguments: Any) -> Any:
+        if ready:
+            press_ctrl_c()
+        return wait(child, *arguments)
+
+    monkeypatch.setattr(ChildProcess, "wait_for", wait_twice)
+    path = tmp_path / "r.json"
+    load = ("--max-concurrency", "1", "--num-prompts", "4", "--output-len", "3")
+    bench("overhead", *load, "--json", str(path), *STUB, code=EXIT_INTERRUPTED)
+    assert len(ready) == 1
+    result = read(path)
+    assert result["is_interrupted"] and len(result["unfinished"]["http"]) == 1
