@@ -253,6 +253,12 @@ def add_warmup_flag(add: Callable[..., Any]) -> None:
     )
 
 
+def check_workload(options: argparse.Namespace) -> None:
+    """Flags that would have no effect. Raises UsageError."""
+    if options.num_prefixes > 1 and not options.random_prefix_len:
+        raise UsageError("--num-prefixes needs --random-prefix-len: how long they are")
+
+
 def num_warmups(options: argparse.Namespace) -> int:
     if options.num_warmups is not None:
         return int(options.num_warmups)

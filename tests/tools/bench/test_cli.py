@@ -128,11 +128,11 @@ def test_a_start_that_fails_takes_nothing_from_those_before_it(
 
     monkeypatch.setattr(Engine, "wait_until_ready", fail_later)
     path = tmp_path / "r.json"
-    repeats = ("--num-iters-cold", "0", "--num-iters-warm", "3", "--num-iters-warmup", "0")
-    fail_at = 2
+    repeats = ("--num-iters-cold", "0", "--num-iters-warm", "2", "--num-iters-warmup", "1")
+    fail_at = 3
     bench("startup", *repeats, "--json", str(path), *STUB, code=EXIT_FAILED)
     result = read(path)
-    assert len(result["starts"]) == 1 and num_started == 2
+    assert len(result["starts"]) == 1 and num_started == 3
     assert "was not ready after 0 s" in result["failure"]
     told = capsys.readouterr().out
     assert "warm x1" in told and "FAILED after 1 measured: engine-up was not ready" in told
@@ -234,6 +234,9 @@ def test_wrong_usage_is_told_before_anything_starts(
         (["serve", "--plot", "x.gif"], EXIT_USAGE, ".png, .svg, .pdf"),
         (["serve", "--json", "/no/where/x.json"], EXIT_USAGE, "there is no directory"),
         (["serve", "--request-rate", "1", "--trace", "t"], EXIT_USAGE, "its own arrivals"),
+        (["serve", "--burstiness", "0.5"], EXIT_USAGE, "name one"),
+        (["serve", "--num-prefixes", "3"], EXIT_USAGE, "needs --random-prefix-len"),
+        (["startup", "--num-iters-cold", "0", "--num-iters-warmup", "0"], EXIT_USAGE, "before it"),
         (["serve", "--request-rate", "inf,2", "--trace", "t"], EXIT_USAGE, "its own arrivals"),
         (["serve", "/no/model"], EXIT_UNAVAILABLE, "/no/model does not exist"),
         (["overhead", "/no/model"], EXIT_IO, "No such file"),

@@ -82,8 +82,8 @@ class Engine:
         return {m[1]: float(m[3]) for m in self._actor_lines()}
 
     def processor_times_s(self) -> dict[str, float]:
-        """Of each actor so far, and of the supervisor."""
-        pids = {m[1]: int(m[2]) for m in self._actor_lines()}
+        """Of each actor so far, by name, and of the supervisor."""
+        pids = dict(sorted((m[1], int(m[2])) for m in self._actor_lines()))
         return processor_times_s({**pids, SUPERVISOR: self._child.process.pid})
 
     def _actor_lines(self) -> list[re.Match[str]]:

@@ -39,9 +39,9 @@ def comparison_lines(results: Sequence[AnyResult], wanted: Sequence[str] | None)
                 rows.append([f"{run} {name}".strip(), *cells])
     if not runs:
         raise UsageError("there is no run to compare")
-    if not rows:
-        known = dict.fromkeys(n for column in columns for each in column.values() for n in each)
-        raise UsageError(f"no such metric; there are: {', '.join(known)}")
+    known = dict.fromkeys(n for column in columns for each in column.values() for n in each)
+    if unknown := [name for name in wanted or () if name not in known]:
+        raise UsageError(f"no metric {unknown[0]!r}; there are: {', '.join(known)}")
     labels = [result.label for result in results]
     return [*markdown(["", *labels], rows), "", *_legend(results)]
 

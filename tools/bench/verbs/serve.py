@@ -14,6 +14,7 @@ from tokenreel.tools.bench.flags import (
     add_warmup_flag,
     add_workload_flags,
     burstiness,
+    check_workload,
     concurrencies,
     goodput_limit,
     num_warmups,
@@ -115,8 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    check_workload(options)
     if options.trace is not None and not all(map(math.isinf, options.request_rate)):
         raise UsageError("--trace has its own arrivals: leave --request-rate out")
+    if options.burstiness != 1.0 and all(map(math.isinf, options.request_rate)):
+        raise UsageError("--burstiness shapes the arrivals of a --request-rate: name one")
     if options.dataset_path is not None and options.trace is not None:
         raise UsageError("--trace and --dataset-path are two workloads: leave one out")
     with Session() as session:

@@ -33,6 +33,7 @@ from tokenreel.tools.bench.results.result import (
 from tokenreel.tools.bench.session import Session
 from tokenreel.tools.bench.settings import settings_of
 from tokenreel.tools.bench.target import Target, endpoint_at, model_directory, vocab_size_of
+from tokenreel.tools.command import UsageError
 
 CACHE_VARIABLES = (
     "NUMBA_CACHE_DIR",
@@ -73,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    if options.num_iters_warm and not options.num_iters_cold + options.num_iters_warmup:
+        raise UsageError("a warm start needs one before it: --num-iters-warmup, or a cold one")
     header = header_of(options.given)
     model = model_directory(options)
     num_cold, num_warm = options.num_iters_cold, options.num_iters_warm
@@ -86,11 +89,13 @@ def run(options: argparse.Namespace) -> int:
         Progress("startup", num_cold + num_before + num_warm, not options.disable_tqdm) as progress,
     ):
         try:
-            for _ in range(num_cold):
+            for number in range(num_cold):
                 with tempfile.TemporaryDirectory(prefix="engine-bench-") as cold:
+                    # What the last one compiles is what warm ones find.
+                    caches = cold if number < num_cold - 1 else warm
                     forget_pages(model)
                     session.release()
-                    starts.append(_start(session, options, model, Path(cold), is_cold=True))
+                    starts.append(_start(session, options, model, Path(caches), is_cold=True))
                 progress.advance()
             for number in range(num_before + num_warm):
                 session.release()

@@ -9,6 +9,7 @@ from tokenreel.tools.bench.flags import (
     add_output_flags,
     add_server_flags,
     add_workload_flags,
+    check_workload,
     random_prompts,
 )
 from tokenreel.tools.bench.output import check_output, finish
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    check_workload(options)
     with Session() as session:
         return _measure(options, session)
 
