@@ -115,12 +115,14 @@ class ModelRunner:
             self._last.collect()
         tensors = step_tensors(step_input, self._last_sampled)
         hidden = self._model.forward(
-            tensors.token_ids, tensors.positions, self._cache, tensors.metadata
+            tensors.token_ids,
+            tensors.positions,
+            self._cache,
+            tensors.metadata,
+            tensors.logit_indices,
         )
         sampled, event = None, None
-        if num_logits := len(step_input.logit_indices):
-            if num_logits < len(hidden):
-                hidden = hidden.index_select(0, tensors.logit_indices)
+        if len(hidden):
             sampled = self._sample(hidden, self._batch.select_sampling(step_input))
             if self._batch.is_async:
                 known = sampled.token_ids.clamp(min=0).to(torch.int32)

@@ -83,6 +83,8 @@ class Inputs(NamedTuple):
     query_start_loc: Array
     context_lens: Array
     block_tables: Array
+    wanted: Array
+    """[num_wanted] int64, ascending: tokens whose hidden states are asked for."""
 
 
 class Scratch(NamedTuple):
@@ -187,7 +189,8 @@ def multiply_factors(rank, meeting, phase, rows, stride, num_rows, weights, targ
 def forward(
     rank, meeting, shape, weights, embedding, rotations, kinds, plans, pages, inputs, scratch
 ):
-    """Embeds the tokens and takes them through all layers; `scratch.hidden` holds the result.
+    """Embeds the tokens and takes them through all layers; `scratch.hidden` begins with the rows
+    that are wanted.
 
     embedding: [vocab_size, hidden_stride]. rotations: cosines and sines of `rotate_and_store`.
     kinds, plans: an `AttentionShape` and the step's `AttentionPlan` for each kind of attention.
@@ -222,11 +225,14 @@ def forward(
         )
         plan = plans[kind]
         attend(rank, meeting, phase + 3, shape, kinds[kind], plan, keys, values, inputs, scratch)
+        num_rows = num_tokens
+        if layer == shape.num_layers - 1:
+            num_rows = keep_wanted(rank, meeting, inputs.wanted, num_tokens, shape, scratch)
         rows, stride = scratch.attended, shape.attended_stride
         residual = AddTo(weights.output_bias[layer], scratch.hidden, shape.hidden_stride)
-        make_factors(meeting, phase + 5, rows, stride, num_tokens, scratch)
-        multiply(rank, meeting, phase + 6, rows, stride, num_tokens, output, residual, scratch)
-        transform(rank, meeting, phase + 7, num_tokens, layer, shape, weights, scratch)
+        make_factors(meeting, phase + 5, rows, stride, num_rows, scratch)
+        multiply(rank, meeting, phase + 6, rows, stride, num_rows, output, residual, scratch)
+        transform(rank, meeting, phase + 7, num_rows, layer, shape, weights, scratch)
     end_tiles()
 
 
@@ -292,15 +298,34 @@ def attend(rank, meeting, phase, shape, kind, plan, keys, values, inputs, scratc
 
 
 @part
-def transform(rank, meeting, phase, num_tokens, layer, shape, weights, scratch):
+def keep_wanted(rank, meeting, wanted, num_tokens, shape, scratch):
+    """-> how many rows are left, at the beginning. Behind the last attention no row needs another:
+    of a prompt all but the last are done when their keys and values are stored."""
+    if len(wanted) < num_tokens:
+        if rank == 0:
+            for row in range(len(wanted)):
+                move_row(scratch.hidden, shape.hidden_stride, wanted[row], row)
+                move_row(scratch.attended, shape.attended_stride, wanted[row], row)
+        barrier(meeting)
+    return len(wanted)
+
+
+@part
+def move_row(rows, stride, source, target):
+    for i in range(stride):
+        rows[target * stride + i] = rows[source * stride + i]
+
+
+@part
+def transform(rank, meeting, phase, num_rows, layer, shape, weights, scratch):
     """The layer's MLP."""
     gain = weights.mlp_gain[layer]
-    normalize(meeting, phase, scratch.hidden, num_tokens, gain, shape, scratch)
+    normalize(meeting, phase, scratch.hidden, num_rows, gain, shape, scratch)
     rows, stride = scratch.rows, shape.hidden_stride
     gate_up, down = weights.gate_up[layer], weights.down[layer]
     target = SiluAndMultiply(weights.gate_up_bias[layer], scratch.inner, shape.inner_stride)
-    multiply(rank, meeting, phase + 1, rows, stride, num_tokens, gate_up, target, scratch)
+    multiply(rank, meeting, phase + 1, rows, stride, num_rows, gate_up, target, scratch)
     rows, stride = scratch.inner, shape.inner_stride
     residual = AddTo(weights.down_bias[layer], scratch.hidden, shape.hidden_stride)
-    make_factors(meeting, phase + 2, rows, stride, num_tokens, scratch)
-    multiply(rank, meeting, phase + 3, rows, stride, num_tokens, down, residual, scratch)
+    make_factors(meeting, phase + 2, rows, stride, num_rows, scratch)
+    multiply(rank, meeting, phase + 3, rows, stride, num_rows, down, residual, scratch)

@@ -104,13 +104,16 @@ class CompiledDecoder:
         positions: Tensor,
         cache: CompiledCache,
         metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Computes a step and stores its keys and values in `cache`.
 
-        token_ids, positions [num_tokens]; returns hidden states [num_tokens, padded hidden_size]
-        float32, which are good until the next step.
+        token_ids, positions [num_tokens]; wanted [num_wanted] int64, ascending. Returns the hidden
+        states of those tokens, or of all, [num_wanted, padded hidden_size] float32, which are good
+        until the next step.
         """
         num_tokens = len(token_ids)
+        rows = np.arange(num_tokens) if wanted is None else wanted.numpy()
         inputs = Inputs(
             token_ids.numpy(),
             positions.numpy(),
@@ -118,6 +121,7 @@ class CompiledDecoder:
             metadata.query_start_loc.numpy(),
             metadata.context_lens.numpy(),
             metadata.block_tables.numpy(),
+            rows,
         )
         self._reserve(num_tokens)
         self._team.run(
@@ -133,7 +137,7 @@ class CompiledDecoder:
             self._scratch,
         )
         stride = self._shape.hidden_stride
-        return torch.from_numpy(self._scratch.hidden[: num_tokens * stride]).view(-1, stride)
+        return torch.from_numpy(self._scratch.hidden[: len(rows) * stride]).view(len(rows), stride)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, padded hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""

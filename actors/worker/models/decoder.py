@@ -91,17 +91,25 @@ class Decoder:
         return bytes_per_block(self.config, block_size, self.dtype)
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, cache: KVCache, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Computes a step and stores its keys and values in `cache`.
 
-        token_ids, positions [num_tokens]; returns hidden states [num_tokens, hidden_size].
+        token_ids, positions [num_tokens]; wanted [num_wanted] int64. Returns the hidden states of
+        those tokens, or of all, [num_wanted, hidden_size].
         """
         hidden = self._embedding.index_select(0, token_ids)
         rotations = self._rotations.index_select(0, positions).unsqueeze(1)
         for layer, (keys, values) in zip(self._layers, cache.layers, strict=True):
             layer(hidden, rotations, keys, values, metadata)
-        return hidden
+        if wanted is None or len(wanted) == len(hidden):
+            return hidden
+        return hidden.index_select(0, wanted)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""

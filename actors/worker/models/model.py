@@ -32,12 +32,17 @@ class Model(Protocol):
         """What one block of a cache takes."""
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, cache: Any, metadata: AttentionMetadata
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        cache: Any,
+        metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Computes a step and stores its keys and values in `cache`.
 
-        token_ids, positions [num_tokens]; returns hidden states [num_tokens, ...], which are good
-        until the next step.
+        token_ids, positions [num_tokens]; wanted [num_wanted] int64, ascending. Returns the hidden
+        states of those tokens, or of all, [num_wanted, ...], which are good until the next step.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -17,8 +17,11 @@ TOLERANCE = 1e-4
 BLOCK_SIZE = 4
 
 
-def all_logits(decoder: Model, token_ids: list[int], chunks: list[int]) -> torch.Tensor:
-    """Logits after every token, computed chunk by chunk through a cache with shuffled blocks."""
+def all_logits(
+    decoder: Model, token_ids: list[int], chunks: list[int], wanted: list[int] | None = None
+) -> torch.Tensor:
+    """Logits after every token, or those that are `wanted`, computed chunk by chunk through a cache
+    with shuffled blocks."""
     num_blocks = -(-len(token_ids) // BLOCK_SIZE)
     cache = decoder.new_cache(num_blocks, BLOCK_SIZE)
     table = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(0))
@@ -38,7 +41,11 @@ def all_logits(decoder: Model, token_ids: list[int], chunks: list[int]) -> torch
                 all_decode=length == 1,
             )
             tokens = torch.tensor(token_ids[start : start + length], dtype=torch.int32)
-            rows.append(decoder.logits(decoder.forward(tokens, positions, cache, metadata)))
+            own = None
+            if wanted is not None:
+                own = torch.tensor([i - start for i in wanted if 0 <= i - start < length]).long()
+            hidden = decoder.forward(tokens, positions, cache, metadata, own)
+            rows.append(decoder.logits(hidden))
             start += length
     assert start == len(token_ids)
     return torch.cat(rows)
@@ -60,6 +67,28 @@ def test_logits_agree_with_transformers(
     decoder = model.decoder if is_compiled else load_decoder(model.directory, is_compiled=False)
     found = all_logits(decoder, tokens, chunks)
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("wanted", [[], [40], [2, 17, 21, 22, 39]])
+@pytest.mark.parametrize("chunks", [[41], [1, 16, 3, 1, 20]], ids=["whole", "chunked"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_not_wanted_changes_nothing(
+    dtype: str,
+    chunks: list[int],
+    wanted: list[int],
+    small_model: Callable[[str], Any],
+    load_decoder: Callable[..., Model],
+    tokens: list[int],
+) -> None:
+    """Keys and values are those of all tokens; behind them only what is asked for is computed."""
+    directory = small_model("qwen3").directory
+    for num_threads in (1, 2):
+        decoder = load_decoder(directory, dtype, num_threads=num_threads)
+        expected = all_logits(decoder, tokens, chunks)[wanted]
+        assert torch.equal(all_logits(decoder, tokens, chunks, wanted), expected)
+    reference = load_decoder(directory, dtype, is_compiled=False)
+    expected = all_logits(reference, tokens, chunks)[wanted]
+    torch.testing.assert_close(all_logits(reference, tokens, chunks, wanted), expected)
 
 
 def test_a_sharded_checkpoint_is_the_same_model(
