@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +27,7 @@ one has read it, and what it still writes makes a new one."""
 MIN_FREE_BYTES = 64 << 20
 """A folder on a fuller disk is not used: Numba would fail on it. Kernels take a few megabytes."""
 LOCK = "lock"
+_VERSION = re.compile("[0-9a-f]{32}")
 MAX_WAIT_S = 300.0
 _LOOK_EVERY_S = 0.05
 
@@ -112,6 +114,8 @@ def _name() -> str:
 
 def _remove_old_versions(parent: Path) -> None:
     with contextlib.suppress(OSError):
-        folders = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        # Only what looks like one of ours: the folder may have been named by its user.
+        folders = [path for path in parent.iterdir() if _VERSION.fullmatch(path.name)]
+        folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for folder in folders[MAX_VERSIONS:]:
             shutil.rmtree(folder, ignore_errors=True)

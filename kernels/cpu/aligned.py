@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 LINE = 64
-"""Bytes, of x86; others have the same or half of it twice."""
+"""Bytes, of x86 and most others."""
 
 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -1,8 +1,8 @@
 """A whole forward step as one compiled function, which every thread of a team runs.
 
 Between barriers the threads take items of one kind: tokens to normalize, panels of a weight to
-multiply, heads to attend. Nothing here allocates, calls Python or depends on how many rows there
-are, so a token's hidden state has the same bits in every batch.
+multiply, heads to attend. Nothing here allocates or calls Python, and no sum depends on how many
+rows there are, so a token's hidden state has the same bits in every batch.
 """
 
 from typing import Any, NamedTuple

@@ -73,8 +73,8 @@ def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
 
 
 def panels_at_once(rows, num_rows, weights):
-    """How many panels `sums_of_panels` takes: two for a single row, whose weights come from memory
-    faster in two streams."""
+    """How many panels `sums_of_panels` takes: two for a single float32 row, whose weights come from
+    memory faster in two streams."""
     raise NotImplementedError("for compiled functions only")
 
 

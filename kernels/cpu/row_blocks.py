@@ -20,7 +20,7 @@ of 32 bits as LLVM's vectors [row][vector]."""
 
 
 def make_block(num_rows: int, emit_sums: EmitSums) -> Any:
-    """For compiled functions, sums of some rows with up to 32 columns:
+    """For compiled functions, sums of some rows with up to 32 columns, of a single row with more:
     (rows, row offset, row stride, weights, weight offset, depth, out, out offset).
 
     `out` is [rows, 32] float32, whatever the sums are.

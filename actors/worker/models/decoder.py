@@ -100,8 +100,8 @@ class Decoder:
     ) -> Tensor:
         """Computes a step and stores its keys and values in `cache`.
 
-        token_ids, positions [num_tokens]; wanted [num_wanted] int64. Returns the hidden states of
-        those tokens, or of all, [num_wanted, hidden_size].
+        token_ids, positions [num_tokens]; wanted [num_wanted] int64, ascending. Returns the hidden
+        states of those tokens, or of all, [num_wanted, hidden_size].
         """
         hidden = self._embedding.index_select(0, token_ids)
         rotations = self._rotations.index_select(0, positions).unsqueeze(1)

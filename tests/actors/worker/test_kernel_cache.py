@@ -123,16 +123,18 @@ def test_without_a_home_the_working_directory_is_left_alone(
 
 def test_old_versions_go_and_this_one_stays(home: Path) -> None:
     parent = home / "cache" / "tokenreel" / "kernels"
+    (parent / "somebody's thesis").mkdir(parents=True)
+    os.utime(parent / "somebody's thesis", (0, 0))
     for number in range(MAX_VERSIONS + 2):
-        folder = parent / f"version {number}"
-        folder.mkdir(parents=True)
+        folder = parent / f"{number:032x}"
+        folder.mkdir()
         os.utime(folder, (number, number))
     parent.chmod(0o700)
     current = use_kernel_cache()
     assert current is not None
     kept = {path.name for path in parent.iterdir()}
     last = range(3, MAX_VERSIONS + 2)
-    assert kept == {current.name, *(f"version {number}" for number in last)}
+    assert kept == {current.name, "somebody's thesis", *(f"{number:032x}" for number in last)}
 
 
 HOLD_UNTIL_INPUT_ENDS = """

@@ -71,9 +71,12 @@ def test_logits_agree_with_transformers(
 
 @pytest.mark.parametrize("wanted", [[], [40], [2, 17, 21, 22, 39]])
 @pytest.mark.parametrize("chunks", [[41], [1, 16, 3, 1, 20]], ids=["whole", "chunked"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("float32", None), ("bfloat16", None), ("bfloat16", "int8")]
+)
 def test_what_is_not_wanted_changes_nothing(
     dtype: str,
+    quantization: str | None,
     chunks: list[int],
     wanted: list[int],
     small_model: Callable[[str], Any],
@@ -83,7 +86,7 @@ def test_what_is_not_wanted_changes_nothing(
     """Keys and values are those of all tokens; behind them only what is asked for is computed."""
     directory = small_model("qwen3").directory
     for num_threads in (1, 2):
-        decoder = load_decoder(directory, dtype, num_threads=num_threads)
+        decoder = load_decoder(directory, dtype, num_threads=num_threads, quantization=quantization)
         expected = all_logits(decoder, tokens, chunks)[wanted]
         assert torch.equal(all_logits(decoder, tokens, chunks, wanted), expected)
     reference = load_decoder(directory, dtype, is_compiled=False)

@@ -24,6 +24,7 @@ def test_a_queue_that_was_asked_for_is_the_engines_queue(tmp_path: Path) -> None
         (404, (), "/v1/models says: HTTP 404 invalid_api_key"),
         (200, (), "/v1/models names no model"),
         (503, ("--served-model-name", "m", "--ready-check-timeout-sec", "0"), "says 503"),
+        (502, ("--served-model-name", "m", "--ready-check-timeout-sec", "0"), "says 502"),
     ],
 )
 async def test_a_server_that_refuses_is_not_waited_for(

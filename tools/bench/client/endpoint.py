@@ -12,6 +12,8 @@ from tokenreel.tools.bench.client.answers import WholeAnswer
 from tokenreel.tools.bench.client.connection import ConnectionFailed, Connections
 from tokenreel.tools.bench.problem import Unavailable
 
+NOT_READY_STATUSES = (502, 503, 504)
+"""The server's own, and those of a proxy whose server has not come up."""
 POLL_S = 0.1
 ANSWER_TIMEOUT_S = 10.0
 
@@ -75,6 +77,6 @@ class Endpoint:
             raise NotReady(f"{where} did not answer within {ANSWER_TIMEOUT_S:g} s") from None
         except ConnectionFailed as failure:
             raise NotReady(f"{where}: {failure}") from None
-        if answer.status == 503:
-            raise NotReady(f"{path} says 503: it is not ready")
+        if answer.status in NOT_READY_STATUSES:
+            raise NotReady(f"{path} says {answer.status}: it is not ready")
         return answer

@@ -136,9 +136,9 @@ def _measure(options: argparse.Namespace, session: Session) -> int:
         session.warm_up(target, options, num_warmups(options))
         loads = list(product(options.request_rate, options.max_concurrency))
         for number, (rate, concurrency) in enumerate(loads):
+            prompts = _prompts(options, target, number, rate, concurrency)
             if figures and session.is_interrupted:
                 break
-            prompts = _prompts(options, target, number, rate, concurrency)
             figures.append(_run_one(session, target, options, prompts, rate, concurrency))
         server = target.server
     result = Serve(
