@@ -74,6 +74,8 @@ class TinyEngine:
         """Returns when its children have ended too."""
         descriptors = [os.pidfd_open(pid) for pid in self.pids.values()]
         self.process.kill()
+        # A child may be gone before the system has closed all of its parent's files.
+        self.process.wait()
         for descriptor in descriptors:
             assert select.select([descriptor], [], [], PATIENCE_S)[0], "a child lives on"
             os.close(descriptor)
