@@ -71,7 +71,8 @@ class Command:
             return exit_code
 
     def _explain(self, error: Exception) -> tuple[int, str]:
-        for kind, (exit_code, heading) in {UsageError: (EXIT_USAGE, ""), **self.problems}.items():
+        problems: dict[type[Exception], tuple[int, str]] = {UsageError: (EXIT_USAGE, "")}
+        for kind, (exit_code, heading) in (problems | dict(self.problems)).items():
             if isinstance(error, kind):
                 return exit_code, f"{heading}{error}"
         if isinstance(error, OSError):
