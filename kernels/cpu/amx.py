@@ -16,6 +16,7 @@ from numba.extending import intrinsic, register_jitable
 
 from tokenreel.kernels.cpu.amx_permission import may_use_tiles
 from tokenreel.kernels.cpu.compiler import INLINED
+from tokenreel.kernels.cpu.row_blocks import emit_loop
 from tokenreel.kernels.cpu.vector import call_llvm, element_pointer, splat
 
 TILE = 16
@@ -179,29 +180,22 @@ def _emit(builder, instruction, num_row_tiles, rows, row_bytes, read_step, steps
     def row_start(pointer, row_tile):
         return builder.gep(pointer, [builder.mul(row_bytes, _I64(row_tile * TILE))])
 
+    def add(step, totals):
+        row_position = builder.gep(rows, [builder.mul(step, _I64(64))])
+        panel_position = read_step(step)
+        for column_tile in range(2):
+            pointer = builder.gep(panel_position, [_I64(column_tile * TILE_BYTES)])
+            tile_load(6 + column_tile, pointer, _I64(64))
+        for row_tile in range(num_row_tiles):
+            tile_load(4 + row_tile, row_start(row_position, row_tile), row_bytes)
+            for column_tile in range(2):
+                operands = [2 * row_tile + column_tile, 4 + row_tile, 6 + column_tile]
+                call_llvm(builder, f"llvm.x86.{instruction}", void, [tile(n) for n in operands])
+        return totals
+
     for number in range(2 * num_row_tiles):
         call_llvm(builder, "llvm.x86.tilezero", void, [tile(number)])
-    before = builder.block
-    loop = builder.append_basic_block("depth")
-    after = builder.append_basic_block("sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    step = builder.phi(_I64)
-    step.add_incoming(_I64(0), before)
-    row_position = builder.gep(rows, [builder.mul(step, _I64(64))])
-    panel_position = read_step(step)
-    for column_tile in range(2):
-        pointer = builder.gep(panel_position, [_I64(column_tile * TILE_BYTES)])
-        tile_load(6 + column_tile, pointer, _I64(64))
-    for row_tile in range(num_row_tiles):
-        tile_load(4 + row_tile, row_start(row_position, row_tile), row_bytes)
-        for column_tile in range(2):
-            operands = [2 * row_tile + column_tile, 4 + row_tile, 6 + column_tile]
-            call_llvm(builder, f"llvm.x86.{instruction}", void, [tile(n) for n in operands])
-    following = builder.add(step, _I64(1))
-    step.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
-    builder.position_at_end(after)
+    emit_loop(builder, steps, [], add)
     for row_tile in range(num_row_tiles):
         for column_tile in range(2):
             place = builder.gep(out, [_I64(row_tile * TILE * 128 + column_tile * 64)])
