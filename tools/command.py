@@ -19,7 +19,7 @@ from tokenreel.tools.exit_codes import (
     EXIT_PIPE_CLOSED,
     EXIT_USAGE,
 )
-from tokenreel.tools.printable import printable
+from tokenreel.tools.printable import printable_lines
 
 MAX_HELP_WIDTH = 100
 
@@ -66,8 +66,7 @@ class Command:
             return EXIT_INTERRUPTED
         except Exception as error:
             exit_code, told = self._explain(error)
-            lines = "\n".join(map(printable, told.split("\n")))
-            print(f"{self.name}: {lines}", file=sys.stderr)
+            print(f"{self.name}: {printable_lines(told)}", file=sys.stderr)
             return exit_code
 
     def _explain(self, error: Exception) -> tuple[int, str]:

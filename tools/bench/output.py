@@ -11,7 +11,7 @@ from tokenreel.tools.bench.results.report import head_lines
 from tokenreel.tools.bench.results.result import AnyResult, write_result
 from tokenreel.tools.command import UsageError
 from tokenreel.tools.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from tokenreel.tools.printable import printable
+from tokenreel.tools.printable import printable_lines
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -46,7 +46,7 @@ def finish(
         for path in paths:
             write_result(path, result)
     finally:
-        print("\n".join(map(printable, told.split("\n"))))
+        print(printable_lines(told))
     for path in paths:
         print(f"written: {path}")
     if options.plot is not None and (result.runs or not result.is_interrupted):

@@ -8,7 +8,7 @@ import msgspec
 
 from tokenreel.messages.journal import JournalDamaged
 from tokenreel.tools.command import UsageError
-from tokenreel.tools.printable import printable
+from tokenreel.tools.printable import printable_lines
 from tokenreel.tools.replay.reading.journal import Journal, JournalMissing
 from tokenreel.tools.replay.text_layout import count
 from tokenreel.tools.replay.verify.blame import DAMAGED_JOURNAL, UNKNOWN, Cause
@@ -32,7 +32,7 @@ def as_text(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:
         lines += [short_line(divergence) for divergence in verdict.divergences[1:]]
     if verdict.reproduced is not None and verdict.divergence is None:
         lines += ["", "As recorded then:", verdict.reproduced.traceback.rstrip()]
-    return "\n".join(map(printable, "\n".join(lines).split("\n")))
+    return printable_lines("\n".join(lines))
 
 
 def as_json(journal: Journal, verdict: Verdict, cause: Cause | None) -> str:
