@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenreel.actors.worker.input_batch import InputBatch, StepInput
+from tokenreel.actors.worker.input_batch import InputBatch
 from tokenreel.actors.worker.models.model import Model
-from tokenreel.actors.worker.sampled import RowLogprobs, Sampled, mark_not_finite
+from tokenreel.actors.worker.sampled import RowLogprobs, Sampled
 from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingBatch
-from tokenreel.actors.worker.step_tensors import step_tensors
+from tokenreel.actors.worker.step_input import StepInput
+from tokenreel.actors.worker.step_tensors import StepTensors, step_tensors
 from tokenreel.kernels.cpu.sampling import NOT_FINITE
 from tokenreel.messages.ids import SeqId
 from tokenreel.messages.logprobs import SequenceLogprobs
@@ -93,7 +94,12 @@ class ModelRunner:
     """Owns the model, the cache and the batch. Steps are launched in the order of their ids."""
 
     def __init__(self, model: Model, cache: Any, batch: InputBatch) -> None:
-        """`cache`: of the model's `new_cache`."""
+        """`cache`: of the model's `new_cache`.
+
+        Raises ValueError for an async batch and a compiled model, which needs each token known.
+        """
+        if batch.is_async and model.team is not None:
+            raise ValueError("a compiled model cannot begin a step before the last one's end")
         self._model = model
         self._cache = cache
         self._batch = batch
@@ -108,49 +114,42 @@ class ModelRunner:
     @torch.inference_mode()
     def launch(self, step: StepScheduled) -> PendingStep:
         """Raises `ImpossibleStep` if the message makes no sense; then nothing has happened."""
-        step_input = self._batch.apply(step)
-        if isinstance(step_input, list):
-            return PendingStep(self._batch, None, step_input)
+        step_input, failures = self._batch.apply(step)
+        if step_input is None:
+            return PendingStep(self._batch, None, failures)
         if self._last is not None and self._batch.sampling.needs_history(step_input.sampled_rows):
             self._last.collect()
-        tensors = step_tensors(step_input, self._last_sampled)
-        hidden = self._model.forward(
-            tensors.token_ids,
-            tensors.positions,
-            self._cache,
-            tensors.metadata,
-            tensors.logit_indices,
-        )
+        inputs: StepInput | StepTensors = step_input
+        if self._model.team is None:
+            inputs = step_tensors(step_input, self._last_sampled)
+        hidden = self._model.forward(inputs, self._cache)
         sampled, event = None, None
         if len(hidden):
             sampled = self._sample(hidden, self._batch.select_sampling(step_input))
-            if self._batch.is_async:
+            if self._batch.is_async and isinstance(inputs, StepTensors):
                 known = sampled.token_ids.clamp(min=0).to(torch.int32)
-                self._last_sampled.index_copy_(0, tensors.sampled_rows, known)
+                self._last_sampled.index_copy_(0, inputs.sampled_rows, known)
                 sampled = _copy_to_host(sampled)
         if self._is_cuda:
             event = torch.cuda.Event()
             event.record()
-        pending = PendingStep(
-            self._batch, step_input, step_input.failures, sampled, event, self._last
-        )
+        pending = PendingStep(self._batch, step_input, failures, sampled, event, self._last)
         if not self._batch.is_async:
             pending.collect()
         self._last = pending
         return pending
 
-    def _sample(self, hidden: Tensor, batch: SamplingBatch) -> Sampled:
+    def _sample(self, hidden: Any, batch: SamplingBatch) -> Sampled:
         if batch.is_plain:
-            return Sampled(mark_not_finite(*self._model.greedy(hidden)))
+            return Sampled(self._model.greedy(hidden))
         size = self._part_size
         if len(batch) <= size:
             return sample(self._model.logits(hidden), batch, self._model.team)
         token_ids: list[Tensor] = []
         logprobs: list[RowLogprobs] = []
-        for start, rows in zip(range(0, len(batch), size), hidden.split(size), strict=True):
-            part = sample(
-                self._model.logits(rows), batch.part(start, start + size), self._model.team
-            )
+        for start in range(0, len(batch), size):
+            logits = self._model.logits(hidden[start : start + size])
+            part = sample(logits, batch.part(start, start + size), self._model.team)
             token_ids.append(part.token_ids)
             for entry in part.logprobs:
                 logprobs.append(replace(entry, rows=[start + row for row in entry.rows]))

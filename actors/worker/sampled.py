@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor
 
 from tokenreel.kernels.cpu.sampling import NOT_FINITE
@@ -32,7 +31,4 @@ class Sampled:
 
 def mark_not_finite(token_ids: Tensor, peaks: Tensor) -> Tensor:
     """Puts NOT_FINITE, in place, where a row's largest logit says that the row means nothing."""
-    if token_ids.is_cpu:  # Between two steps PyTorch's code is cold: 40 us, numpy's 3.
-        np.putmask(token_ids.numpy(), ~np.isfinite(peaks.numpy()), NOT_FINITE)
-        return token_ids
     return token_ids.masked_fill_(~peaks.isfinite(), NOT_FINITE)

@@ -1,4 +1,4 @@
-"""A step's arrays on the device of the model: shared memory on a CPU, one copy to a GPU."""
+"""A step's arrays as tensors, on the device of a model in PyTorch's operations: one copy."""
 
 from typing import Any, NamedTuple
 
@@ -7,11 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.actors.worker.input_batch import StepInput
+from tokenreel.actors.worker.step_input import StepInput
 from tokenreel.kernels.backend import AttentionMetadata
 
 _WIDE = ("slot_mapping", "logit_indices", "sampled_rows")
-_NARROW = ("token_ids", "positions", "query_start_loc", "context_lens", "block_tables")
+_NARROW = (
+    "token_ids",
+    "positions",
+    "feedback_rows",
+    "query_start_loc",
+    "context_lens",
+    "block_tables",
+)
 """Fields of `StepInput` by their width: int64 first, so that all of them lie aligned."""
 
 
@@ -28,14 +35,10 @@ def step_tensors(step_input: StepInput, last_sampled: Tensor) -> StepTensors:
     GPU's next step is on its way before the host has seen it."""
     names = (*_WIDE, *_NARROW)
     arrays = [getattr(step_input, name) for name in names]
-    if step_input.feedback_rows is None:
-        tensors = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
-    else:
-        arrays.append(step_input.feedback_rows)
-        *copies, feedback_rows = _copy_at_once(arrays, last_sampled.device)
-        tensors = dict(zip(names, copies, strict=True))
-        fed = last_sampled[feedback_rows.clamp(min=0)]
-        tensors["token_ids"] = torch.where(feedback_rows >= 0, fed, tensors["token_ids"])
+    tensors = dict(zip(names, _copy_at_once(arrays, last_sampled.device), strict=True))
+    feedback_rows = tensors["feedback_rows"]
+    fed = last_sampled[feedback_rows.clamp(min=0)]
+    token_ids = torch.where(feedback_rows >= 0, fed, tensors["token_ids"])
     metadata = AttentionMetadata(
         query_start_loc=tensors["query_start_loc"],
         context_lens=tensors["context_lens"],
@@ -46,7 +49,7 @@ def step_tensors(step_input: StepInput, last_sampled: Tensor) -> StepTensors:
         all_decode=step_input.max_query_len == 1,
     )
     return StepTensors(
-        tensors["token_ids"],
+        token_ids,
         tensors["positions"],
         tensors["logit_indices"],
         tensors["sampled_rows"],

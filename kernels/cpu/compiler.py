@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from numba import config, njit
+from numba import config, njit, typeof
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, register_pass
@@ -41,6 +41,32 @@ def inlined(function: Function) -> Function:
     """A `part` that is copied to where it is called: passing arrays costs some 20 ns a call."""
     decorated: Function = njit(**INLINED)(function)
     return decorated
+
+
+class Specialized:
+    """A compiled function for arguments whose types never change. Numba looks at the types of all
+    arrays at each call, which takes longer than to hand them over: here it does at the first.
+
+    Arguments of other types than the first ones would be taken for those: memory would be read
+    and written as it should not. Tests have every call looked at.
+    """
+
+    checks_types = False
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        """function: of `compiled`."""
+        self._function: Any = function
+        self._types: tuple[Any, ...] = ()
+        self._entry_point: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Raises TypeError if types are checked and have changed."""
+        if self._entry_point is None:
+            self._types = tuple(map(typeof, arguments))
+            self._entry_point = self._function.compile(self._types)
+        elif self.checks_types and self._types != tuple(map(typeof, arguments)):
+            raise TypeError(f"{self._function.__name__} was specialized for {self._types}")
+        return self._entry_point(*arguments)
 
 
 @contextmanager

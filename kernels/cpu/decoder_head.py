@@ -3,7 +3,7 @@
 import math
 
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
-from tokenreel.kernels.cpu.compiler import compiled
+from tokenreel.kernels.cpu.compiler import compiled, inlined
 from tokenreel.kernels.cpu.decoder_step import multiply, multiply_factors, normalize
 from tokenreel.kernels.cpu.factors import factors
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest
@@ -11,6 +11,7 @@ from tokenreel.kernels.cpu.greedy_screen import best_of_panels, screen_row
 from tokenreel.kernels.cpu.int8_rows import row_bytes
 from tokenreel.kernels.cpu.product import sums
 from tokenreel.kernels.cpu.row_blocks import PANEL
+from tokenreel.kernels.cpu.sampling import NOT_FINITE
 from tokenreel.kernels.cpu.team import barrier, next_item
 
 PHASES = 4
@@ -39,10 +40,9 @@ def greedy(
     vocab_size,
     peaks,
     token_ids,
-    largest,
     scratch,
 ):
-    """The first token with the largest logit of each row, and that logit, or NaN if any is NaN.
+    """The first token with the largest logit of each row, NOT_FINITE if that logit is.
 
     peaks: [a multiple of 16 rows, peaks_stride] float32, for each panel's largest logit. The
     winner's place in its panel is found by computing the panel once more, for that row.
@@ -67,7 +67,7 @@ def greedy(
         column = 0
         while place[column] != peaks[row, panel] and column < PANEL - 1:
             column += 1
-        token_ids[row], largest[row] = panel * PANEL + column, peaks[row, panel]
+        token_ids[row] = _if_finite(panel * PANEL + column, peaks[row, panel])
     end_tiles()
     barrier(meeting)
 
@@ -86,7 +86,6 @@ def greedy_screened(
     vocab_size,
     peaks,
     token_ids,
-    largest,
     scratch,
 ):
     """`greedy`, for a float32 head; see `greedy_screen`. The same result to the bit."""
@@ -108,7 +107,7 @@ def greedy_screened(
         row = next_item(meeting, 3)
         if row >= num_rows:
             break
-        token_ids[row], largest[row] = best_of_panels(
+        token_id, largest = best_of_panels(
             row,
             rows,
             stride,
@@ -119,5 +118,11 @@ def greedy_screened(
             vocab_size,
             scratch.sums[rank],
         )
+        token_ids[row] = _if_finite(token_id, largest)
     end_tiles()
     barrier(meeting)
+
+
+@inlined
+def _if_finite(token_id, logit):
+    return token_id if math.isfinite(logit) else NOT_FINITE

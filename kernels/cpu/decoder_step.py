@@ -75,7 +75,7 @@ class Pages(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """A step, in the shapes of `kernels.backend.AttentionMetadata`."""
+    """A step, in the shapes of `actors.worker.step_input.StepInput`."""
 
     token_ids: Array
     positions: Array

@@ -7,17 +7,19 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
 from tokenreel.actors.worker.models.compiled_cache import CompiledCache, attention_kind, block_bytes
 from tokenreel.actors.worker.models.decoder import ReadTensor
 from tokenreel.actors.worker.models.rope import rotation_table
-from tokenreel.kernels.backend import AttentionMetadata
+from tokenreel.actors.worker.step_input import StepInput
 from tokenreel.kernels.cpu import decoder_head, decoder_step
 from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION
 from tokenreel.kernels.cpu.attention import attention_scratch_size
+from tokenreel.kernels.cpu.compiler import Specialized
 from tokenreel.kernels.cpu.decoder_step import (
     PHASES_PER_LAYER,
     Array,
@@ -74,6 +76,12 @@ class CompiledDecoder:
         self._shape = _shape(config)
         num_phases = 1 + config.num_layers * PHASES_PER_LAYER
         self._team = Team(num_threads, max(num_phases, decoder_head.PHASES))
+        self._forward = Specialized(decoder_step.forward)
+        self._logits = Specialized(decoder_head.logits)
+        is_screened = self._screen is not None
+        self._greedy = Specialized(
+            decoder_head.greedy_screened if is_screened else decoder_head.greedy
+        )
         self._num_reserved = 0
         self._peaks = np.empty((0, 0), np.float32)
         self._reserve_peaks(ROWS)
@@ -98,59 +106,48 @@ class CompiledDecoder:
     def block_bytes(self, block_size: int) -> int:
         return block_bytes(self.config, block_size, self.dtype)
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        cache: CompiledCache,
-        metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """Computes a step and stores its keys and values in `cache`.
-
-        token_ids, positions [num_tokens]; wanted [num_wanted] int64, ascending. Returns the hidden
-        states of those tokens, or of all, [num_wanted, padded hidden_size] float32, which are good
-        until the next step.
-        """
-        num_tokens = len(token_ids)
-        rows = np.arange(num_tokens) if wanted is None else wanted.numpy()
-        inputs = Inputs(
-            token_ids.numpy(),
-            positions.numpy(),
-            metadata.slot_mapping.numpy(),
-            metadata.query_start_loc.numpy(),
-            metadata.context_lens.numpy(),
-            metadata.block_tables.numpy(),
-            rows,
-        )
+    def forward(self, step: StepInput, cache: CompiledCache) -> Array:
+        """Computes a step and stores its keys and values in `cache`. Returns the hidden states that
+        logits are wanted of, [num_logits, padded hidden_size] float32, which are good until the
+        next step."""
+        num_tokens = len(step.token_ids)
         self._reserve(num_tokens)
         self._team.run(
-            decoder_step.forward,
+            self._forward,
             self._shape,
             self._weights,
             self._embedding,
             self._rotations,
             cache.kinds,
-            cache.plans(num_tokens, len(inputs.context_lens)),
+            cache.plans(num_tokens, len(step.context_lens)),
             cache.pages,
-            inputs,
+            Inputs(
+                step.token_ids,
+                step.positions,
+                step.slot_mapping,
+                step.query_start_loc,
+                step.context_lens,
+                step.block_tables,
+                step.logit_indices,
+            ),
             self._scratch,
         )
-        stride = self._shape.hidden_stride
-        return torch.from_numpy(self._scratch.hidden[: len(rows) * stride]).view(len(rows), stride)
+        num_rows, stride = len(step.logit_indices), self._shape.hidden_stride
+        return self._scratch.hidden[: num_rows * stride].reshape(num_rows, stride)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: ArrayLike) -> Tensor:
         """[num_rows, padded hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""
+        hidden = np.asarray(hidden)
         num_rows, vocab_size = len(hidden), self.config.vocab_size
         stride = padded(vocab_size)
         out = np.empty(num_rows * stride, np.float32)
         self._reserve(num_rows)
         self._team.run(
-            decoder_head.logits,
+            self._logits,
             self._shape,
             self._norm,
             self._head,
-            hidden.reshape(-1).numpy(),
+            hidden.reshape(-1),
             num_rows,
             out,
             stride,
@@ -158,27 +155,26 @@ class CompiledDecoder:
         )
         return torch.from_numpy(out).view(num_rows, stride)[:, :vocab_size].contiguous()
 
-    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest logit's token and value for each row, each [num_rows]."""
+    def greedy(self, hidden: ArrayLike) -> Tensor:
+        """[num_rows] int64: the token of each row's largest logit, NOT_FINITE if that is not."""
+        hidden = np.asarray(hidden)
         num_rows = len(hidden)
-        token_ids, largest = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
+        token_ids = np.empty(num_rows, np.int64)
         self._reserve_peaks(num_rows)
-        is_screened = self._screen is not None
         self._team.run(
-            decoder_head.greedy_screened if is_screened else decoder_head.greedy,
+            self._greedy,
             self._shape,
             self._norm,
             self._head,
-            *((self._screen, self._screened) if is_screened else ()),
-            hidden.reshape(-1).numpy(),
+            *((self._screen, self._screened) if self._screen is not None else ()),
+            hidden.reshape(-1),
             num_rows,
             self.config.vocab_size,
             self._peaks,
             token_ids,
-            largest,
             self._scratch,
         )
-        return torch.from_numpy(token_ids), torch.from_numpy(largest)
+        return torch.from_numpy(token_ids)
 
     def _reserve(self, num_tokens: int) -> None:
         """Scratch for so many tokens. What the system gives is zero, as padding has to be."""

@@ -16,6 +16,8 @@ from tokenreel.actors.worker.kv_cache import KVCache, bytes_per_block
 from tokenreel.actors.worker.largest import largest
 from tokenreel.actors.worker.model_config import DecoderConfig
 from tokenreel.actors.worker.models.rope import rotation_table
+from tokenreel.actors.worker.sampled import mark_not_finite
+from tokenreel.actors.worker.step_tensors import StepTensors
 from tokenreel.kernels.backend import AttentionMetadata, Backend
 
 ReadTensor = Callable[[str], Tensor]
@@ -90,34 +92,24 @@ class Decoder:
     def block_bytes(self, block_size: int) -> int:
         return bytes_per_block(self.config, block_size, self.dtype)
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        cache: KVCache,
-        metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """Computes a step and stores its keys and values in `cache`.
-
-        token_ids, positions [num_tokens]; wanted [num_wanted] int64, ascending. Returns the hidden
-        states of those tokens, or of all, [num_wanted, hidden_size].
-        """
-        hidden = self._embedding.index_select(0, token_ids)
-        rotations = self._rotations.index_select(0, positions).unsqueeze(1)
+    def forward(self, step: StepTensors, cache: KVCache) -> Tensor:
+        """Computes a step and stores its keys and values in `cache`. Returns the hidden states that
+        logits are wanted of, [num_logits, hidden_size]."""
+        hidden = self._embedding.index_select(0, step.token_ids)
+        rotations = self._rotations.index_select(0, step.positions).unsqueeze(1)
         for layer, (keys, values) in zip(self._layers, cache.layers, strict=True):
-            layer(hidden, rotations, keys, values, metadata)
-        if wanted is None or len(wanted) == len(hidden):
+            layer(hidden, rotations, keys, values, step.metadata)
+        if len(step.logit_indices) == len(hidden):
             return hidden
-        return hidden.index_select(0, wanted)
+        return hidden.index_select(0, step.logit_indices)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size], rows of `forward` -> [num_rows, vocab_size] float32."""
         return functional.linear(self._norm(hidden), self._head).float()
 
-    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest logit's token and value for each row, each [num_rows]."""
-        return largest(self.logits(hidden))
+    def greedy(self, hidden: Tensor) -> Tensor:
+        """[num_rows] int64: the token of each row's largest logit, NOT_FINITE if that is not."""
+        return mark_not_finite(*largest(self.logits(hidden)))
 
 
 class DecoderLayer:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
-from tokenreel.kernels.backend import AttentionMetadata
 from tokenreel.kernels.cpu.team import Team
 
 
 class Model(Protocol):
-    """A decoder on its device. `Any` is the cache that its own `new_cache` makes."""
+    """A decoder on its device. `cache` is what its own `new_cache` makes, `hidden` some rows of
+    what `forward` returns."""
 
     config: DecoderConfig
 
@@ -23,7 +23,7 @@ class Model(Protocol):
 
     @property
     def team(self) -> Team | None:
-        """The threads of compiled kernels, for the sampler as well; None: it takes PyTorch."""
+        """The threads of compiled kernels, for the sampler as well; None: both are PyTorch's."""
 
     def new_cache(self, num_blocks: int, block_size: int) -> Any:
         """Room for the keys and values of `num_blocks` blocks."""
@@ -31,22 +31,15 @@ class Model(Protocol):
     def block_bytes(self, block_size: int) -> int:
         """What one block of a cache takes."""
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        cache: Any,
-        metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """Computes a step and stores its keys and values in `cache`.
+    def forward(self, step: Any, cache: Any) -> Any:
+        """Computes a step and stores its keys and values in `cache`. Returns the hidden states that
+        logits are wanted of, [num_logits, ...], which are good until the next step.
 
-        token_ids, positions [num_tokens]; wanted [num_wanted] int64, ascending. Returns the hidden
-        states of those tokens, or of all, [num_wanted, ...], which are good until the next step.
+        step: with a team a `StepInput`, without one the `StepTensors` of it.
         """
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Any) -> Tensor:
         """[num_rows, ...], rows of `forward` -> [num_rows, vocab_size] float32."""
 
-    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest logit's token and value for each row, each [num_rows]."""
+    def greedy(self, hidden: Any) -> Tensor:
+        """[num_rows] int64: the token of each row's largest logit, NOT_FINITE if that is not."""

@@ -9,6 +9,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -21,6 +22,8 @@ from tokenreel.actors.worker.models.compiled_decoder import CompiledDecoder
 from tokenreel.actors.worker.models.decoder import Decoder, tensor_shapes
 from tokenreel.actors.worker.models.model import Model
 from tokenreel.actors.worker.models.registry import read_decoder_config
+from tokenreel.actors.worker.step_input import StepInput
+from tokenreel.actors.worker.step_tensors import step_tensors
 from tokenreel.actors.worker.weights import Checkpoint, ignores
 from tokenreel.kernels.backend import choose_backend
 from tokenreel.messages.ids import BlockId, Row, SeqId, StepId
@@ -171,6 +174,61 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Sma
 @pytest.fixture
 def load_decoder() -> Callable[..., Model]:
     return _load_decoder
+
+
+def _chunk(table: Any, block_size: int, token_ids: list[int], start: int, wanted: Any) -> StepInput:
+    """The step of one sequence's tokens from `start` on; `wanted` of them yield logits."""
+    end = start + len(token_ids)
+    positions = np.arange(start, end)
+    slots = table[positions // block_size] * block_size + positions % block_size
+    unused = np.zeros(len(wanted), np.int64)
+    return StepInput(
+        token_ids=np.array(token_ids, np.int32),
+        positions=positions.astype(np.int32),
+        slot_mapping=slots.astype(np.int64),
+        feedback_rows=np.full(len(token_ids), -1, np.int32),
+        query_start_loc=np.array([0, len(token_ids)], np.int32),
+        context_lens=np.array([end], np.int32),
+        block_tables=table.astype(np.int32).reshape(1, -1),
+        logit_indices=np.array(wanted, np.int64),
+        sampled_seq_ids=unused,
+        sampled_rows=unused,
+        sampled_indices=unused,
+        max_query_len=len(token_ids),
+        max_context_len=end,
+    )
+
+
+def _all_logits(
+    decoder: Model,
+    token_ids: list[int],
+    chunks: list[int],
+    wanted: list[int] | None = None,
+    block_size: int = BLOCK_SIZE,
+) -> torch.Tensor:
+    """Logits after every token, or those that are `wanted`, computed chunk by chunk through a cache
+    with shuffled blocks."""
+    num_blocks = -(-len(token_ids) // block_size)
+    cache = decoder.new_cache(num_blocks, block_size)
+    table = np.random.default_rng(0).permutation(num_blocks)
+    rows = []
+    start = 0
+    for length in chunks:
+        everywhere = range(len(token_ids)) if wanted is None else wanted
+        own = [i - start for i in everywhere if 0 <= i - start < length]
+        step = _chunk(table, block_size, token_ids[start : start + length], start, own)
+        with torch.inference_mode():
+            is_ours = decoder.team is not None
+            inputs = step if is_ours else step_tensors(step, torch.zeros(1, dtype=torch.int32))
+            rows.append(decoder.logits(decoder.forward(inputs, cache)))
+        start += length
+    assert start == len(token_ids)
+    return torch.cat(rows)
+
+
+@pytest.fixture
+def all_logits() -> Callable[..., torch.Tensor]:
+    return _all_logits
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from numba import config
 
 from tokenreel.actors.worker.loading import load
 from tokenreel.actors.worker.models import compiled_decoder
@@ -67,7 +68,10 @@ def test_nothing_is_compiled_after_start_up(
     assert not told
 
 
-def test_compilation_is_told_of_once() -> None:
+def test_compilation_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A function that is kept would be compiled in the first of many runs only.
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+
     @compiled
     def following(number):  # type: ignore[no-untyped-def]
         return number + 1

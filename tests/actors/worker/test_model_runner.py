@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenreel.actors.worker.input_batch import ImpossibleStep
+from tokenreel.actors.worker.models.model import Model
 from tokenreel.messages.sampling import SamplingParams
 from tokenreel.messages.steps import ScheduledSequence, StepScheduled
 
@@ -121,15 +122,16 @@ def test_a_step_may_be_launched_before_the_last_one_is_known(
     small_model: Callable[[str], Any],
     new_driver: Callable[..., Any],
     random_tokens: Callable[..., list[int]],
+    load_decoder: Callable[..., Model],
 ) -> None:
     """Its tokens are the ones that the worker itself sampled."""
-    model = small_model("llama")
+    decoder = load_decoder(small_model("llama").directory, is_compiled=not is_async)
     prompts = [random_tokens(6), random_tokens(3, 1)]
     params = SamplingParams(
         temperature=0.9, seed=3, repetition_penalty=penalty, num_logprobs=1 if penalty > 1 else -1
     )
-    expected = [new_driver(model.decoder).generate(prompt, 8, params) for prompt in prompts]
-    driver = new_driver(model.decoder, is_async=is_async)
+    expected = [new_driver(decoder).generate(prompt, 8, params) for prompt in prompts]
+    driver = new_driver(decoder, is_async=is_async)
     first, second = (driver.add(prompt, params) for prompt in prompts)
     both = {first.seq_id: 1, second.seq_id: 1}
     lengths = [{first.seq_id: 6}, {second.seq_id: 3, first.seq_id: 1}, *[both] * 6]
@@ -145,9 +147,11 @@ def test_a_late_token_does_not_reach_the_next_owner_of_its_row(
     small_model: Callable[[str], Any],
     new_driver: Callable[..., Any],
     random_tokens: Callable[..., list[int]],
+    load_decoder: Callable[..., Model],
 ) -> None:
     model = small_model("llama")
-    driver = new_driver(model.decoder, max_num_seqs=1, is_async=True)
+    decoder = load_decoder(model.directory, is_compiled=False)
+    driver = new_driver(decoder, max_num_seqs=1, is_async=True)
     first = driver.add(random_tokens(6))
     late = driver.runner.launch(driver.compose({first.seq_id: 6}))
     driver.remove(first)

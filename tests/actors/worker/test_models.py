@@ -9,46 +9,10 @@ import torch
 
 from tokenreel.actors.worker.models import compiled_decoder
 from tokenreel.actors.worker.models.model import Model
-from tokenreel.kernels.backend import AttentionMetadata
+from tokenreel.kernels.cpu.sampling import NOT_FINITE
 
 TOLERANCE = 1e-4
 """On logits of small models in float32, absolute and relative."""
-
-BLOCK_SIZE = 4
-
-
-def all_logits(
-    decoder: Model, token_ids: list[int], chunks: list[int], wanted: list[int] | None = None
-) -> torch.Tensor:
-    """Logits after every token, or those that are `wanted`, computed chunk by chunk through a cache
-    with shuffled blocks."""
-    num_blocks = -(-len(token_ids) // BLOCK_SIZE)
-    cache = decoder.new_cache(num_blocks, BLOCK_SIZE)
-    table = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(0))
-    rows = []
-    start = 0
-    with torch.inference_mode():
-        for length in chunks:
-            positions = torch.arange(start, start + length, dtype=torch.int32)
-            slots = table[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-            metadata = AttentionMetadata(
-                query_start_loc=torch.tensor([0, length], dtype=torch.int32),
-                context_lens=torch.tensor([start + length], dtype=torch.int32),
-                block_tables=table.to(torch.int32).unsqueeze(0),
-                slot_mapping=slots,
-                max_query_len=length,
-                max_context_len=start + length,
-                all_decode=length == 1,
-            )
-            tokens = torch.tensor(token_ids[start : start + length], dtype=torch.int32)
-            own = None
-            if wanted is not None:
-                own = torch.tensor([i - start for i in wanted if 0 <= i - start < length]).long()
-            hidden = decoder.forward(tokens, positions, cache, metadata, own)
-            rows.append(decoder.logits(hidden))
-            start += length
-    assert start == len(token_ids)
-    return torch.cat(rows)
 
 
 @pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "torch"])
@@ -59,6 +23,7 @@ def test_logits_agree_with_transformers(
     is_compiled: bool,
     small_model: Callable[[str], Any],
     load_decoder: Callable[..., Model],
+    all_logits: Callable[..., torch.Tensor],
     tokens: list[int],
 ) -> None:
     model = small_model(variant)
@@ -81,6 +46,7 @@ def test_what_is_not_wanted_changes_nothing(
     wanted: list[int],
     small_model: Callable[[str], Any],
     load_decoder: Callable[..., Model],
+    all_logits: Callable[..., torch.Tensor],
     tokens: list[int],
 ) -> None:
     """Keys and values are those of all tokens; behind them only what is asked for is computed."""
@@ -97,6 +63,7 @@ def test_what_is_not_wanted_changes_nothing(
 def test_a_sharded_checkpoint_is_the_same_model(
     small_model: Callable[[str], Any],
     load_decoder: Callable[[Path], Model],
+    all_logits: Callable[..., torch.Tensor],
     tokens: list[int],
     tmp_path: Path,
 ) -> None:
@@ -113,6 +80,7 @@ def test_a_config_of_transformers_4_is_the_same_model(
     small_model: Callable[[str], Any],
     load_decoder: Callable[[Path], Model],
     edit_config: Callable[..., None],
+    all_logits: Callable[..., torch.Tensor],
     tokens: list[int],
     tmp_path: Path,
 ) -> None:
@@ -141,6 +109,7 @@ def test_sixteen_bits_stay_near_float32(
     is_compiled: bool,
     small_model: Callable[[str], Any],
     load_decoder: Callable[..., Model],
+    all_logits: Callable[..., torch.Tensor],
     tokens: list[int],
 ) -> None:
     model = small_model("qwen3")
@@ -155,18 +124,17 @@ def test_sixteen_bits_stay_near_float32(
 def test_greedy_is_the_first_of_the_largest_logits(
     is_compiled: bool, small_model: Callable[[str], Any], load_decoder: Callable[..., Model]
 ) -> None:
-    """Not a number if any logit is not."""
+    """None if any logit is not a number."""
     model = small_model("llama")
     decoder = load_decoder(model.directory, is_compiled=is_compiled)
     hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
     hidden[7, 3] = torch.nan
     with torch.inference_mode():
         logits = decoder.logits(hidden)
-        token_ids, peaks = decoder.greedy(hidden)
-    assert peaks.isnan().tolist() == [False] * 7 + [True, False]
-    healthy = ~peaks.isnan()
-    assert torch.equal(peaks[healthy], logits[healthy].amax(1))
-    assert torch.equal(token_ids[healthy], logits[healthy].argmax(1))
+        token_ids = decoder.greedy(hidden)
+    expected = logits.argmax(1)
+    expected[7] = NOT_FINITE
+    assert torch.equal(token_ids, expected)
 
 
 def test_a_vocabulary_that_is_screened_yields_the_same_tokens(
@@ -180,10 +148,7 @@ def test_a_vocabulary_that_is_screened_yields_the_same_tokens(
     for seed, num_rows in enumerate([1, 9, 70, 70, 9, 1]):
         hidden = torch.randn(num_rows, 32, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
-            largest = decoder.logits(hidden).max(1)
-            token_ids, peaks = decoder.greedy(hidden)
-        assert torch.equal(peaks, largest.values)
-        assert torch.equal(token_ids, largest.indices)
+            assert torch.equal(decoder.greedy(hidden), decoder.logits(hidden).argmax(1))
 
 
 @pytest.mark.parametrize("num_rows", [32, 33, 64, 200])

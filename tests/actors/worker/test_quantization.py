@@ -17,12 +17,10 @@ from tokenreel.actors.worker.model_config import ConfigFile
 from tokenreel.actors.worker.models.compiled_decoder import CompiledDecoder
 from tokenreel.actors.worker.models.registry import read_decoder_config
 from tokenreel.actors.worker.weights import Checkpoint
-from tokenreel.kernels.backend import AttentionMetadata
 from tokenreel.messages.options import EngineOptions
 from tokenreel.tools.demo_corpus import conversation
 from tokenreel.tools.up_flags import DEMO_MODEL
 
-BLOCK_SIZE = 16
 MAX_MODEL_LEN = 512
 
 
@@ -41,40 +39,18 @@ def load_decoder(directory: Path, dtype: torch.dtype, quantization: str | None) 
         return CompiledDecoder(config, checkpoint, limit, 1, quantization)
 
 
-def logits(decoder: CompiledDecoder, token_ids: list[int], chunks: list[int]) -> Tensor:
-    """Of every position: [num_tokens, vocab_size]."""
-    num_blocks = -(-len(token_ids) // BLOCK_SIZE)
-    cache = decoder.new_cache(num_blocks, BLOCK_SIZE)
-    rows = []
-    start = 0
-    for length in chunks:
-        end = start + length
-        positions = torch.arange(start, end, dtype=torch.int32)
-        metadata = AttentionMetadata(
-            query_start_loc=torch.tensor([0, length], dtype=torch.int32),
-            context_lens=torch.tensor([end], dtype=torch.int32),
-            block_tables=torch.arange(num_blocks, dtype=torch.int32).unsqueeze(0),
-            slot_mapping=positions.long(),
-            max_query_len=length,
-            max_context_len=end,
-            all_decode=length == 1,
-        )
-        tokens = torch.tensor(token_ids[start:end], dtype=torch.int32)
-        with torch.inference_mode():
-            rows.append(decoder.logits(decoder.forward(tokens, positions, cache, metadata)))
-        start = end
-    return torch.cat(rows)
-
-
 def measure(
-    directory: Path, dtype: torch.dtype, quantization: str | None, texts: list[list[int]]
+    all_logits: Callable[..., Tensor],
+    directory: Path,
+    quantization: str,
+    texts: list[list[int]],
 ) -> Effect:
     """Against float32 and the weights as they are, token by token of given texts."""
     exact, other = (
-        torch.cat([logits(decoder, text, [len(text)]) for text in texts])
+        torch.cat([all_logits(decoder, text, [len(text)], block_size=16) for text in texts])
         for decoder in (
             load_decoder(directory, torch.float32, None),
-            load_decoder(directory, dtype, quantization),
+            load_decoder(directory, torch.float32, quantization),
         )
     )
     differences = (other - exact).abs() / exact.std()
@@ -93,8 +69,10 @@ def demo_texts(num_texts: int) -> list[list[int]]:
     ("quantization", "most"),
     [("int8", Effect(0.03, 0.45, 0.02)), ("int8-weight-only", Effect(0.015, 0.2, 0.01))],
 )
-def test_the_demo_model_hardly_changes_its_mind(quantization: str, most: Effect) -> None:
-    effect = measure(DEMO_MODEL, torch.float32, quantization, demo_texts(12))
+def test_the_demo_model_hardly_changes_its_mind(
+    quantization: str, most: Effect, all_logits: Callable[..., Tensor]
+) -> None:
+    effect = measure(all_logits, DEMO_MODEL, quantization, demo_texts(12))
     assert all(found <= bound for found, bound in zip(effect, most, strict=True)), effect
 
 
@@ -108,9 +86,10 @@ def test_random_models_stay_close(
     quantization: str,
     most: Effect,
     small_model: Callable[[str], Any],
+    all_logits: Callable[..., Tensor],
     tokens: list[int],
 ) -> None:
-    effect = measure(small_model(variant).directory, torch.float32, quantization, [tokens])
+    effect = measure(all_logits, small_model(variant).directory, quantization, [tokens])
     assert all(found <= bound for found, bound in zip(effect, most, strict=True)), effect
 
 
@@ -120,12 +99,13 @@ def test_where_a_prompt_is_cut_leaves_no_trace(
     quantization: str,
     dtype: torch.dtype,
     small_model: Callable[[str], Any],
+    all_logits: Callable[..., Tensor],
     tokens: list[int],
 ) -> None:
     decoder = load_decoder(small_model("llama").directory, dtype, quantization)
-    whole = logits(decoder, tokens, [41])
-    assert torch.equal(logits(decoder, tokens, [1, 16, 3, 1, 20]), whole)
-    assert torch.equal(logits(decoder, tokens, [1] * 41), whole)
+    whole = all_logits(decoder, tokens, [41])
+    assert torch.equal(all_logits(decoder, tokens, [1, 16, 3, 1, 20]), whole)
+    assert torch.equal(all_logits(decoder, tokens, [1] * 41), whole)
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
@@ -134,10 +114,7 @@ def test_greedy_takes_the_largest_of_the_same_logits(
 ) -> None:
     decoder = load_decoder(small_model("llama_tied").directory, torch.float32, quantization)
     hidden = torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
-    largest = decoder.logits(hidden).max(1)
-    token_ids, values = decoder.greedy(hidden)
-    assert torch.equal(token_ids, largest.indices)
-    assert torch.equal(values, largest.values)
+    assert torch.equal(decoder.greedy(hidden), decoder.logits(hidden).argmax(1))
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)

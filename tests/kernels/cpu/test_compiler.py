@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenreel.kernels.cpu.compiler import compiled, inlined, part
+from tokenreel.kernels.cpu.compiler import Specialized, compiled, inlined, part
 
 
 @part
@@ -30,3 +30,10 @@ def test_python_calls_a_part_only_when_it_is_compiled_alone() -> None:
     with pytest.raises(TypeError):
         following(3)
     assert compiled(following)(3) == 4
+
+
+def test_a_specialized_function_is_for_its_first_types() -> None:
+    specialized = Specialized(both)
+    assert specialized(3) == specialized(3) == 12
+    with pytest.raises(TypeError, match="specialized for"):
+        specialized(1.5)
