@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tokenreel.actors.worker.sampled import RowLogprobs
@@ -31,7 +30,7 @@ class CompiledSampling:
         rows = np.flatnonzero(batch.num_logprobs >= 0)
         self._raw = _RawLogprobs(logits, rows, batch, team) if len(rows) else None
 
-    def choose(self, logits: Tensor) -> Tensor:
+    def choose(self, logits: Tensor) -> Array:
         """[n] int64, NOT_FINITE included."""
         batch, size = self._batch, logits.shape[1]
         parameters = Parameters(
@@ -52,11 +51,11 @@ class CompiledSampling:
             _scratches(size, self._team.num_threads),
             alone=logits.numel() < MIN_SHARED_LOGITS,
         )
-        return torch.from_numpy(token_ids)
+        return token_ids
 
-    def logprobs(self, token_ids: Tensor) -> list[RowLogprobs]:
+    def logprobs(self, token_ids: Array) -> list[RowLogprobs]:
         """Of the rows that asked, before they were adjusted."""
-        return [] if self._raw is None else [self._raw.read(token_ids.numpy())]
+        return [] if self._raw is None else [self._raw.read(token_ids)]
 
 
 class _RawLogprobs:
@@ -86,7 +85,7 @@ class _RawLogprobs:
         return RowLogprobs(
             rows=self._rows.tolist(),
             num_top=self._num_top.tolist(),
-            sampled=torch.from_numpy(chosen - self._log_sums[:, 0] - self._log_sums[:, 1]),
-            top_ids=torch.from_numpy(self._top_ids),
-            top=torch.from_numpy(self._top),
+            sampled=chosen - self._log_sums[:, 0] - self._log_sums[:, 1],
+            top_ids=self._top_ids,
+            top=self._top,
         )

@@ -18,6 +18,7 @@ from tokenreel.actors.worker.step_input import (
     entries_of,
     make_step_input,
     measure,
+    write_sampled,
 )
 from tokenreel.messages.steps import (
     AddedSequence,
@@ -109,13 +110,8 @@ class InputBatch:
         )
 
     def write_sampled(self, step_input: StepInput, token_ids: Array) -> None:
-        """Puts sampled tokens where the next step finds them, unless their row has a new owner."""
-        rows, indices = step_input.sampled_rows, step_input.sampled_indices
-        if self.is_async:
-            same = self._rows.seq_ids[rows] == step_input.sampled_seq_ids
-            rows, indices, token_ids = rows[same], indices[same], token_ids[same]
-        # A failed sequence has no token; what stands there instead is read by nobody.
-        self._rows.tokens[rows, indices] = np.maximum(token_ids, 0)
+        """See `step_input.write_sampled`."""
+        write_sampled(self._rows, step_input, token_ids)
 
     def _history(self, row: int, output_position: int) -> tuple[Array, Array]:
         prompt_len = int(self._num_prompt[row])

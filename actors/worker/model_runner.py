@@ -8,12 +8,12 @@ before they are known here.
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from tokenreel.actors.worker.input_batch import InputBatch
 from tokenreel.actors.worker.models.model import Model
-from tokenreel.actors.worker.sampled import RowLogprobs, Sampled
+from tokenreel.actors.worker.sampled import RowLogprobs, Sampled, Values
 from tokenreel.actors.worker.sampler import sample
 from tokenreel.actors.worker.sampling_table import SamplingBatch
 from tokenreel.actors.worker.step_input import StepInput
@@ -76,7 +76,7 @@ class PendingStep:
 
     def _read(self, step_input: StepInput, sampled: Sampled, output: StepOutput) -> None:
         seq_ids = step_input.sampled_seq_ids.tolist()
-        token_ids = sampled.token_ids.numpy()
+        token_ids = sampled.token_ids
         self._batch.write_sampled(step_input, token_ids)
         for seq_id, token_id in zip(seq_ids, token_ids.tolist(), strict=True):
             if token_id == NOT_FINITE:
@@ -107,9 +107,9 @@ class ModelRunner:
         self._last_sampled = torch.zeros(batch.max_num_seqs, dtype=torch.int32, device=model.device)
         row_bytes = 4 * model.config.vocab_size
         self._is_cuda = model.device.type == "cuda"
-        self._part_size = (
-            batch.max_num_seqs if self._is_cuda else max(1, MAX_CPU_LOGITS_BYTES // row_bytes)
-        )
+        self._part_size = batch.max_num_seqs
+        if model.team is not None:
+            self._part_size = max(1, MAX_CPU_LOGITS_BYTES // row_bytes)
 
     @torch.inference_mode()
     def launch(self, step: StepScheduled) -> PendingStep:
@@ -117,8 +117,7 @@ class ModelRunner:
         step_input, failures = self._batch.apply(step)
         if step_input is None:
             return PendingStep(self._batch, None, failures)
-        if self._last is not None and self._batch.sampling.needs_history(step_input.sampled_rows):
-            self._last.collect()
+        self._wait_for_history(step_input)
         inputs: StepInput | StepTensors = step_input
         if self._model.team is None:
             inputs = step_tensors(step_input, self._last_sampled)
@@ -126,7 +125,7 @@ class ModelRunner:
         sampled, event = None, None
         if len(hidden):
             sampled = self._sample(hidden, self._batch.select_sampling(step_input))
-            if self._batch.is_async and isinstance(inputs, StepTensors):
+            if isinstance(inputs, StepTensors):
                 known = sampled.token_ids.clamp(min=0).to(torch.int32)
                 self._last_sampled.index_copy_(0, inputs.sampled_rows, known)
                 sampled = _copy_to_host(sampled)
@@ -139,13 +138,19 @@ class ModelRunner:
         self._last = pending
         return pending
 
+    def _wait_for_history(self, step_input: StepInput) -> None:
+        """Where a choice depends on tokens that are still to come from the device."""
+        last = self._last if self._batch.is_async else None
+        if last is not None and self._batch.sampling.needs_history(step_input.sampled_rows):
+            last.collect()
+
     def _sample(self, hidden: Any, batch: SamplingBatch) -> Sampled:
         if batch.is_plain:
             return Sampled(self._model.greedy(hidden))
         size = self._part_size
         if len(batch) <= size:
             return sample(self._model.logits(hidden), batch, self._model.team)
-        token_ids: list[Tensor] = []
+        token_ids: list[Values] = []
         logprobs: list[RowLogprobs] = []
         for start in range(0, len(batch), size):
             logits = self._model.logits(hidden[start : start + size])
@@ -153,15 +158,15 @@ class ModelRunner:
             token_ids.append(part.token_ids)
             for entry in part.logprobs:
                 logprobs.append(replace(entry, rows=[start + row for row in entry.rows]))
-        return Sampled(torch.cat(token_ids), logprobs)
+        return Sampled(np.concatenate(token_ids), logprobs)
 
 
 def _copy_to_host(sampled: Sampled) -> Sampled:
     """Queues the copies; on CUDA they are done when an event recorded afterwards is."""
 
-    def to_host(tensor: Tensor) -> Tensor:
+    def to_host(tensor: Any) -> Values:
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return host.copy_(tensor, non_blocking=True)
+        return host.copy_(tensor, non_blocking=True).numpy()
 
     return Sampled(
         to_host(sampled.token_ids),

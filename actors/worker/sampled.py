@@ -1,10 +1,14 @@
 """What a sampler hands back: a token for each row of logits, and log-probabilities of some."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from tokenreel.kernels.cpu.sampling import NOT_FINITE
+
+Values = Any
+"""The host's array, from compiled kernels; or a tensor on the device where PyTorch has put it."""
 
 
 @dataclass(frozen=True)
@@ -13,18 +17,18 @@ class RowLogprobs:
 
     rows: list[int]
     num_top: list[int]
-    sampled: Tensor
+    sampled: Values
     """[len(rows)]"""
-    top_ids: Tensor
+    top_ids: Values
     """[len(rows), max(num_top)], the most likely first."""
-    top: Tensor
+    top: Values
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was chosen from n rows of logits; the tensors are on the device of the logits."""
+    """What was chosen from n rows of logits."""
 
-    token_ids: Tensor
+    token_ids: Values
     """[n] int64; NOT_FINITE where a row's largest logit is NaN or infinite."""
     logprobs: list[RowLogprobs] = field(default_factory=list)
 

@@ -5,6 +5,8 @@ function of the request's seed and the token's position (`philox`); it picks fro
 distribution by inverse CDF in vocabulary order.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from tokenreel.actors.worker.compiled_sampling import CompiledSampling
@@ -20,10 +22,9 @@ def sample(logits: Tensor, batch: SamplingBatch, team: Team | None) -> Sampled:
 
     With a team its threads share the rows by compiled kernels, on a CPU; without, by PyTorch.
     """
-    if team is None:
-        sampling: CompiledSampling | TorchSampling = TorchSampling(logits, batch)
-    else:
-        sampling = CompiledSampling(logits, batch, team)
+    sampling: Any = (
+        TorchSampling(logits, batch) if team is None else CompiledSampling(logits, batch, team)
+    )
     for row, adjustment in batch.adjustments:
         adjust(logits[row], adjustment)
     token_ids = sampling.choose(logits)

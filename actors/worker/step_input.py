@@ -171,7 +171,16 @@ def _fill(
     return True
 
 
+@compiled
+def _write(rows: Rows, step: StepInput, token_ids: Array) -> None:
+    for i in range(len(token_ids)):
+        row = step.sampled_rows[i]
+        if rows.seq_ids[row] == step.sampled_seq_ids[i]:
+            rows.tokens[row, step.sampled_indices[i]] = max(token_ids[i], 0)
+
+
 _measure_entries, _fill_step = Specialized(_measure), Specialized(_fill)
+_write_tokens = Specialized(_write)
 
 
 def measure(entries: Array, bounds: Array, is_taken: Array) -> Extent | None:
@@ -194,3 +203,9 @@ def make_step_input(
     step = new_step_input(len(entries), extent, block_size)
     fits = np.empty(len(entries), np.bool_)
     return step if _fill_step(entries, rows, block_size, is_async, fits, step) else fits
+
+
+def write_sampled(rows: Rows, step: StepInput, token_ids: Array) -> None:
+    """Puts a step's tokens, [num_logits] int64, where the next step finds them, unless their row
+    has a new owner. A failed sequence has none; what stands there instead is read by nobody."""
+    _write_tokens(rows, step, token_ids)

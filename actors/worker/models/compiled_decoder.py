@@ -155,7 +155,7 @@ class CompiledDecoder:
         )
         return torch.from_numpy(out).view(num_rows, stride)[:, :vocab_size].contiguous()
 
-    def greedy(self, hidden: ArrayLike) -> Tensor:
+    def greedy(self, hidden: ArrayLike) -> Array:
         """[num_rows] int64: the token of each row's largest logit, NOT_FINITE if that is not."""
         hidden = np.asarray(hidden)
         num_rows = len(hidden)
@@ -174,7 +174,7 @@ class CompiledDecoder:
             token_ids,
             self._scratch,
         )
-        return torch.from_numpy(token_ids)
+        return token_ids
 
     def _reserve(self, num_tokens: int) -> None:
         """Scratch for so many tokens. What the system gives is zero, as padding has to be."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
+from tokenreel.actors.worker.sampled import Values
 from tokenreel.kernels.cpu.team import Team
 
 
@@ -41,5 +42,5 @@ class Model(Protocol):
     def logits(self, hidden: Any) -> Tensor:
         """[num_rows, ...], rows of `forward` -> [num_rows, vocab_size] float32."""
 
-    def greedy(self, hidden: Any) -> Tensor:
+    def greedy(self, hidden: Any) -> Values:
         """[num_rows] int64: the token of each row's largest logit, NOT_FINITE if that is not."""

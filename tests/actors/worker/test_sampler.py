@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -49,7 +50,21 @@ def choose(
     batch = table.select(np.arange(len(params)), num_tokens, history)
     if batch.is_plain:
         return Sampled(mark_not_finite(*largest(logits)))
-    return sample(logits.clone(), batch, team)
+    return as_tensors(sample(logits.clone(), batch, team))
+
+
+def as_tensors(sampled: Sampled) -> Sampled:
+    """Compiled kernels give arrays."""
+    logprobs = [
+        replace(
+            entry,
+            sampled=torch.as_tensor(entry.sampled),
+            top_ids=torch.as_tensor(entry.top_ids),
+            top=torch.as_tensor(entry.top),
+        )
+        for entry in sampled.logprobs
+    ]
+    return Sampled(torch.as_tensor(sampled.token_ids), logprobs)
 
 
 def frequencies(logits: Tensor, params: SamplingParams, count: int, team: Team | None) -> Tensor:
