@@ -44,6 +44,8 @@ class ActorReady(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=67)
     rank: int
     pid: int
     detail: str
+    num_threads: int = 0
+    """That compute a model; 0: it computes none, or not on a processor."""
 
 
 class ActorFailed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=68):

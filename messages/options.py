@@ -37,6 +37,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     on_journal_error: str = "stop"
     debug_view: bool = False
     """Serve the page of `engine-replay view` on this run under /debug; needs a journal."""
+    pin_worker: bool = True
+    """A worker of one thread gets a processor of its own; see `actors.runtime.own_processor`."""
     drain_timeout_s: float = 30.0
     max_body_bytes: int = 8 << 20
     stub_worker: bool = False

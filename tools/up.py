@@ -88,6 +88,7 @@ async def _serve(
             console=console,
             announcement=announce(options),
             limits=limits,
+            pins_worker=options.pin_worker,
         )
         return await supervisor.run()
 

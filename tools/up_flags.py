@@ -143,6 +143,7 @@ def options_from(arguments: argparse.Namespace) -> EngineOptions:
         journal_max_bytes=arguments.journal_max_bytes,
         on_journal_error=arguments.on_journal_error,
         debug_view=arguments.debug_view,
+        pin_worker=arguments.pin_worker,
         drain_timeout_s=arguments.drain_timeout,
         max_body_bytes=arguments.max_body_bytes,
         stub_worker=arguments.stub_worker,
@@ -218,6 +219,13 @@ def _add_model_flags(parser: UpParser) -> None:
         default=0,
         metavar="N",
         help="of the seeds drawn for requests that bring none, and of dummy weights",
+    )
+    add(
+        "--pin-worker",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a model that one thread computes gets a processor of its own, which the engine core "
+        "keeps off, if there is one to spare (default: on)",
     )
     add(
         "--stub-worker",

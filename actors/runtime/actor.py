@@ -116,12 +116,12 @@ class ActorRuntime:
             raise RuntimeError("this runtime was made without an inbox")
         return self._inbox
 
-    def ready(self, detail: str = "") -> None:
-        """Tell the supervisor, once; `detail` is one short line for a person."""
+    def ready(self, detail: str = "", num_threads: int = 0) -> None:
+        """Tell the supervisor, once; see `ActorReady`."""
         if self._is_ready:
             return
         self._is_ready = True
-        self._tell_supervisor(ActorReady(self.role, self.rank, os.getpid(), detail))
+        self._tell_supervisor(ActorReady(self.role, self.rank, os.getpid(), detail, num_threads))
 
     def fail(self, message: str) -> None:
         """Leave with exit code 1, and let the supervisor print `message` (made one line)."""

@@ -22,6 +22,7 @@ import msgspec
 from tokenreel.actors.runtime.channels import Frame, Inbox, Outbox, new_context
 from tokenreel.actors.runtime.child import Child, ChildPlan
 from tokenreel.actors.runtime.console import Console
+from tokenreel.actors.runtime.own_processor import OwnProcessor
 from tokenreel.actors.runtime.topology import SUPERVISOR, Topology, identity, role_of
 from tokenreel.messages.codec import MalformedMessage, Message, decode, encode
 from tokenreel.messages.lifecycle import (
@@ -49,6 +50,8 @@ SHUTDOWN_S = 5.0
 KILLED_S = 5.0
 """For the kernel to end what was killed."""
 FRONTEND = "frontend"
+WORKER = "worker"
+ENGINE_CORE = "engine_core"
 
 
 class SupervisorLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,15 +72,18 @@ class Supervisor:
         console: Console,
         announcement: Sequence[str],
         limits: SupervisorLimits,
+        pins_worker: bool,
     ) -> None:
         """`listener` is handed to the frontend and closed here; `announcement` is said when all
-        actors are ready."""
+        actors are ready. pins_worker: see `own_processor`."""
         self._topology = topology
         self._plans = plans
         self._listener = listener
         self._console = console
         self._announcement = announcement
         self._limits = limits
+        self._pins_worker = pins_worker
+        self._own_processor: OwnProcessor | None = None
         self._children: dict[str, Child] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._ready: set[str] = set()
@@ -112,6 +118,8 @@ class Supervisor:
         finally:
             await self._kill()
             os.close(own_fd)
+            if self._own_processor is not None:
+                self._own_processor.close()
 
     # Stages.
 
@@ -267,9 +275,11 @@ class Supervisor:
         if role not in self._children:
             return
         match message:
-            case ActorReady(detail=detail) if role not in self._ready:
+            case ActorReady(detail=detail, num_threads=num_threads) if role not in self._ready:
                 self._ready.add(role)
                 self._say_ready(self._children[role], detail)
+                if role == WORKER and num_threads == 1 and self._pins_worker:
+                    self._pin_worker()
             case ActorFailed(message=reason) if role not in self._reasons:
                 self._reasons[role] = reason
                 if self._is_stopping:
@@ -284,6 +294,14 @@ class Supervisor:
     def _say_ready(self, child: Child, detail: str) -> None:
         seconds = (time.monotonic_ns() - child.started_ns) / 1e9
         self._console.say(f"  {child.role:<16} pid {child.pid:<8} {seconds:6.2f} s  {detail}")
+
+    def _pin_worker(self) -> None:
+        self._own_processor = processor = OwnProcessor.claim()
+        if processor is None:
+            return
+        processor.give_to(self._children[WORKER].pid)
+        processor.keep_off(self._children[ENGINE_CORE].pid)
+        self._console.say(f"  processor {processor.number} is the worker's, away from engine_core")
 
     # Processes and links.
 

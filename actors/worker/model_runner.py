@@ -111,6 +111,11 @@ class ModelRunner:
         if model.team is not None:
             self._part_size = max(1, MAX_CPU_LOGITS_BYTES // row_bytes)
 
+    @property
+    def num_threads(self) -> int:
+        """That compute on the host; 0: PyTorch's business."""
+        return 0 if self._model.team is None else self._model.team.num_threads
+
     @torch.inference_mode()
     def launch(self, step: StepScheduled) -> PendingStep:
         """Raises `ImpossibleStep` if the message makes no sense; then nothing has happened."""

@@ -67,7 +67,7 @@ class WorkerActor(Actor):
         gc.freeze()
         self._runner = loaded.runner
         self.runtime.outboxes[CORE].send(encode(loaded.ready))
-        self.runtime.ready(loaded.detail)
+        self.runtime.ready(loaded.detail, loaded.runner.num_threads)
 
     def on_frames(self, frames: list[Frame]) -> None:
         for frame in frames:

@@ -50,8 +50,9 @@ class TinyEngine:
         for line in self.process.stdout:
             if line == "everybody is here\n":
                 return
-            role, _, pid, *_ = line.split()
-            self.pids[role] = int(pid)
+            if " pid " in line:
+                role, _, pid, *_ = line.split()
+                self.pids[role] = int(pid)
         raise AssertionError(self.end())
 
     def wait_for_error_line(self, part: str) -> None:
@@ -334,3 +335,28 @@ def test_a_companion_that_ends_during_the_start_does_not_stop_it(engines: Engine
         line == "not ready after 0.5 s: worker; a large model may need a longer --start-timeout"
         for line in lines
     )
+
+
+def processors_of(pid: int) -> list[set[int]]:
+    """Of its threads, the first one's first."""
+    threads = sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
+    return [os.sched_getaffinity(thread) for thread in threads]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+def test_a_worker_of_one_thread_and_the_core_are_kept_apart(engines: Engines) -> None:
+    engine = engines.start(worker="one thread")
+    engine.wait_until_up()
+    allowed = os.sched_getaffinity(0)
+    own, *links = processors_of(engine.pids["worker"])
+    assert len(own) == 1 and own < allowed
+    assert links and all(link == allowed - own for link in links)
+    assert all(thread == allowed - own for thread in processors_of(engine.pids["engine_core"]))
+    assert all(thread == allowed for thread in processors_of(engine.pids["frontend"]))
+
+
+def test_a_worker_of_many_threads_runs_anywhere(engines: Engines) -> None:
+    engine = engines.start()
+    engine.wait_until_up()
+    for pid in engine.pids.values():
+        assert all(thread == os.sched_getaffinity(0) for thread in processors_of(pid))

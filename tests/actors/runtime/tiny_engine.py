@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from tokenreel.actors.runtime import own_processor
 from tokenreel.actors.runtime.actor import Actor, StartError, run_actor
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.actors.runtime.child import ChildPlan
@@ -55,7 +56,8 @@ class TinyActor(Actor):
                 return
             case "talk":
                 print("hello from the inside", file=sys.stderr)
-        self.runtime.ready(f"behaviour: {self.behaviour or 'good'}")
+        num_threads = 1 if self.behaviour == "one thread" else 2
+        self.runtime.ready(f"behaviour: {self.behaviour or 'good'}", num_threads)
 
     def on_frames(self, frames: list[Frame]) -> None:
         for frame in frames:
@@ -92,6 +94,8 @@ async def supervise(parent: Path, limits: SupervisorLimits, behaviours: dict[str
         topology.write_options(EngineOptions(model="none", served_model_name="none"))
         python = "/nonexistent" if "nobody" in behaviours else sys.executable
         command = (python, "-P", __file__, "child")
+        # Whoever runs an engine beside the tests may hold processors.
+        own_processor.CLAIM = f"{parent}/processor"
         supervisor = Supervisor(
             topology=topology,
             plans=[
@@ -105,6 +109,7 @@ async def supervise(parent: Path, limits: SupervisorLimits, behaviours: dict[str
             console=Console(),
             announcement=["everybody is here"],
             limits=limits,
+            pins_worker=True,
         )
         return await supervisor.run()
 
