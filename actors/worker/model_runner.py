@@ -116,9 +116,14 @@ class ModelRunner:
         """That compute on the host; 0: PyTorch's business."""
         return 0 if self._model.team is None else self._model.team.num_threads
 
-    @torch.inference_mode()
     def launch(self, step: StepScheduled) -> PendingStep:
         """Raises `ImpossibleStep` if the message makes no sense; then nothing has happened."""
+        if self._model.team is not None:
+            return self._launch(step)
+        with torch.inference_mode():
+            return self._launch(step)
+
+    def _launch(self, step: StepScheduled) -> PendingStep:
         step_input, failures = self._batch.apply(step)
         if step_input is None:
             return PendingStep(self._batch, None, failures)

@@ -110,7 +110,8 @@ class SamplingTable:
 
     def select(self, rows: Array, num_tokens: Array, history: History) -> SamplingBatch:
         """`num_tokens` [n] is how many tokens each sequence has before the one to be chosen."""
-        if self._is_plain[rows].all():
+        # A short list is looked over faster than an array.
+        if all(self._is_plain[rows].tolist()):
             return PLAIN
         positions = num_tokens - self._num_prompt_tokens[rows]
         adjusted = self._has_history[rows] | self._has_bias[rows]
