@@ -76,13 +76,12 @@ class Extent(NamedTuple):
 
 def entries_of(scheduled: list[ScheduledSequence]) -> Array:
     """Raises OverflowError if a number does not fit 64 bits."""
-    return np.array(
-        [
-            (entry.seq_id, entry.row, entry.start, entry.num_tokens, entry.num_logits)
-            for entry in scheduled
-        ],
-        np.int64,
-    ).reshape(-1, 5)
+    numbers = [
+        number
+        for entry in scheduled
+        for number in (entry.seq_id, entry.row, entry.start, entry.num_tokens, entry.num_logits)
+    ]
+    return np.array(numbers, np.int64).reshape(-1, 5)
 
 
 def new_step_input(num_seqs: int, extent: Extent, block_size: int) -> StepInput:
