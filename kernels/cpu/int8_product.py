@@ -4,15 +4,13 @@ Because integer sums are exact, a result is the same alone and in a batch, and w
 instructions that a CPU may have for it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tokenreel.kernels.cpu.amx import has_amx, make_tile_product
 from tokenreel.kernels.cpu.compiler import INLINED
@@ -22,6 +20,9 @@ from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, STEP, scale_place
 from tokenreel.kernels.cpu.product import padded, sums
 from tokenreel.kernels.cpu.row_blocks import PANEL, make_blocks
 from tokenreel.kernels.cpu.vector import LANES, element_pointer, splat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _EPILOGUE_BYTES = 2 * 4 * PANEL
 """Behind a panel's weights: 32 scales in float32, then 32 sums of weights in int32."""
@@ -42,11 +43,13 @@ def supported_instructions() -> list[str]:
     return [*(["amx"] if has_tiles else []), *has, "any"]
 
 
-def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize(weight: "Tensor") -> "tuple[Tensor, Tensor]":
     """weight [out, in] -> int8 steps [out, in], float32 size of a step [out].
 
     The largest magnitude of a row is 127 steps.
     """
+    import torch
+
     steps, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
     # Some rows at a time: wide copies of a large vocabulary would take much memory.
     for first in range(0, len(weight), _ROWS_AT_ONCE):
@@ -57,7 +60,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return steps, scales
 
 
-def pack(weight: Tensor) -> NDArray[np.int8]:
+def pack(weight: "Tensor") -> NDArray[np.int8]:
     """weight [out, in], floating point -> [panels, bytes]: for rows of `int8_rows`.
 
     A panel is [depth / 64, 2 tiles, 16 quads, 16 columns, 4], then what the sums are corrected and
@@ -66,8 +69,10 @@ def pack(weight: Tensor) -> NDArray[np.int8]:
     return pack_steps(*quantize(weight))
 
 
-def pack_steps(steps: Tensor, scales: Tensor) -> NDArray[np.int8]:
+def pack_steps(steps: "Tensor", scales: "Tensor") -> NDArray[np.int8]:
     """`pack`, of what `quantize` gives."""
+    import torch
+
     num_out, num_in = steps.shape
     whole = steps.new_zeros(padded(num_out), padded(num_in, STEP))
     whole[:num_out, :num_in] = steps

@@ -4,12 +4,12 @@ A sum is that of the rows with whole steps, and scaled afterwards: what `product
 weights, at a quarter of the bytes.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tokenreel.kernels.cpu import product
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
@@ -20,15 +20,20 @@ from tokenreel.kernels.cpu.product import fma_panel, sums
 from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import LANES, load, store
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _SCALE_BYTES = 4 * PANEL
 """Behind a panel's weights: 32 scales in float32."""
 
 
-def pack(weight: Tensor, for_amx: bool) -> NDArray[np.int8]:
+def pack(weight: "Tensor", for_amx: bool) -> NDArray[np.int8]:
     """weight [out, in], floating point -> [panels, bytes]: steps as in `product.pack`, and scales.
 
     For AMX the even members of 16 columns' pairs lie before the odd ones.
     """
+    import torch
+
     steps, scales = quantize(weight)
     packed = torch.from_numpy(product.pack(steps, for_amx))
     if for_amx:

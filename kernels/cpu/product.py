@@ -6,20 +6,20 @@ while they are in the first-level cache.
 """
 
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import overload, register_jitable
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import pad
 
 from tokenreel.kernels.cpu.amx import DEPTH, make_tile_product
 from tokenreel.kernels.cpu.compiler import INLINED
 from tokenreel.kernels.cpu.row_blocks import PANEL, emit_loop, make_block, make_blocks
 from tokenreel.kernels.cpu.vector import HAS_AVX512, LANES, call_llvm, splat, widen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 32
 """Rows that are computed together."""
@@ -32,11 +32,14 @@ def padded(size: int, multiple: int = PANEL) -> int:
     return -(-size // multiple) * multiple
 
 
-def pack(weight: Tensor, for_amx: bool) -> NDArray[Any]:
+def pack(weight: "Tensor", for_amx: bool) -> NDArray[Any]:
     """weight [out, in] -> [panels, depth, 32], or as AMX wants it [panels, depth / 32, 1024].
 
     Both sizes are padded with zeros to multiples of 32. The elements stay what they are.
     """
+    import torch
+    from torch.nn.functional import pad
+
     num_out, num_in = weight.shape
     missing = -num_in % PANEL, -num_out % PANEL
     whole = pad(weight, (0, missing[0], 0, missing[1])) if any(missing) else weight.contiguous()
@@ -49,8 +52,10 @@ def pack(weight: Tensor, for_amx: bool) -> NDArray[Any]:
     return as_numpy(tiles.contiguous().view(weight.dtype).view(len(panels), -1, 2 * LANES * DEPTH))
 
 
-def as_numpy(tensor: Tensor) -> NDArray[Any]:
+def as_numpy(tensor: "Tensor") -> NDArray[Any]:
     """16-bit floating point goes by the integers that stand for it: see `vector`."""
+    import torch
+
     integers = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
     return tensor.view(integers.get(tensor.dtype, tensor.dtype)).numpy()
 

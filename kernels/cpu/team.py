@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -115,6 +114,12 @@ class Team:
         self._alone = Meeting(1, np.zeros(24, np.int64), counters)
         self._work: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
         self._error: BaseException | None = None
+        # Here, because whoever only compiles does without PyTorch.
+        from torch import set_flush_denormal
+
+        # On a thread: products with numbers below 1e-38 would take fifty times as long; they count
+        # as zero.
+        self._flush_denormals: Callable[[bool], object] = set_flush_denormal
         self._starts = [threading.Semaphore(0) for _ in range(num_threads - 1)]
         for rank, start in enumerate(self._starts, 1):
             thread = threading.Thread(target=self._serve, args=(rank, start), daemon=True)
@@ -136,13 +141,13 @@ class Team:
             self._work = function, (meeting, *arguments)
             for start in self._starts:
                 start.release()
-        _flush_denormals(True)
+        self._flush_denormals(True)
         try:
             function(0, meeting, *arguments)
         except BaseException as error:
             self._break(error)
         finally:
-            _flush_denormals(False)  # The caller's own arithmetic stays what it was.
+            self._flush_denormals(False)  # The caller's own arithmetic stays what it was.
         # Arrays of a step are not kept until the next.
         self._work = None
         if self._error is not None:
@@ -158,7 +163,7 @@ class Team:
         self._together.state[_BROKEN] = 1
 
     def _serve(self, rank: int, start: threading.Semaphore) -> None:
-        _flush_denormals(True)
+        self._flush_denormals(True)
         while True:
             start.acquire()
             if self._work is None:
@@ -169,9 +174,3 @@ class Team:
             except BaseException as error:
                 self._break(error)
             del function, arguments
-
-
-def _flush_denormals(is_on: bool) -> None:
-    """On this thread: products with numbers below 1e-38 would take fifty times as long; they count
-    as zero."""
-    torch.set_flush_denormal(is_on)

@@ -16,11 +16,12 @@ from tokenreel.kernels.cpu.product import padded
 from tokenreel.kernels.cpu.team import Team
 from tokenreel.kernels.cpu.vector import LANES
 
-_ELEMENT_TYPES = {
+ELEMENT_TYPES: dict[torch.dtype, type[np.generic]] = {
     torch.float32: np.float32,
     torch.bfloat16: np.uint16,
     torch.float16: np.int16,
 }
+"""How 16-bit numbers go by in compiled functions."""
 
 
 class CompiledCache:
@@ -52,7 +53,7 @@ class CompiledCache:
         )
         head_dim, slots = padded(config.head_dim, LANES), padded(block_size, LANES)
         heads = (config.num_layers, num_blocks, config.num_kv_heads)
-        element_type = _ELEMENT_TYPES[dtype]
+        element_type = ELEMENT_TYPES[dtype]
         self.pages = Pages(
             zeros((*heads, head_dim, slots), element_type),
             zeros((*heads, slots, head_dim), element_type),

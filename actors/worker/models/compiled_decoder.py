@@ -11,7 +11,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
-from tokenreel.actors.worker.models.compiled_cache import CompiledCache, attention_kind, block_bytes
+from tokenreel.actors.worker.models.compiled_cache import (
+    ELEMENT_TYPES,
+    CompiledCache,
+    attention_kind,
+    block_bytes,
+)
 from tokenreel.actors.worker.models.decoder import ReadTensor
 from tokenreel.actors.worker.models.rope import rotation_table
 from tokenreel.actors.worker.step_input import StepInput
@@ -59,7 +64,7 @@ class CompiledDecoder:
         self.config = config
         embedding = read("model.embed_tokens.weight")
         self._dtype = embedding.dtype
-        self._format = choose_format(self._dtype, quantization)
+        self._format = choose_format(ELEMENT_TYPES[self._dtype], quantization)
         tied = config.tie_word_embeddings
         head = embedding if tied else read("lm_head.weight")
         self._head = self._format.pack(head)

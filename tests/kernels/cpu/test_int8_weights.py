@@ -26,8 +26,8 @@ def multiply(rows, num_rows, stride, weights, place, out):
             count = min(ROWS, num_rows - row)
             sums(rows, row, count, stride, weights, panel, place)
             for i in range(count):
-                begin = panel * PANEL
-                out[row + i, begin : begin + PANEL] = place[i * PANEL : (i + 1) * PANEL]
+                for column in range(PANEL):
+                    out[row + i, panel * PANEL + column] = place[i * PANEL + column]
 
 
 @compiled
