@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.actors.worker.impossible_step import ImpossibleStep
 from tokenreel.actors.worker.sampling_table import SamplingBatch, SamplingTable
 from tokenreel.actors.worker.step_input import (
     COLUMNS,
@@ -29,10 +30,6 @@ from tokenreel.messages.steps import (
 
 NO_SEQUENCE = 0
 MAX_INT64 = (1 << 63) - 1
-
-
-class ImpossibleStep(ValueError):
-    """A step message that no engine core can have meant; nothing of it was carried out."""
 
 
 class InputBatch:

@@ -3,6 +3,7 @@
 Everything that a person can get wrong ends here, as a `StartError` that says what to do.
 """
 
+import contextlib
 import math
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tokenreel.actors.worker.device import (
     choose_quantization,
     set_num_threads,
 )
+from tokenreel.actors.worker.forward_compilation import ForwardCompilation
 from tokenreel.actors.worker.input_batch import InputBatch
 from tokenreel.actors.worker.kernel_cache import kernel_cache_held
 from tokenreel.actors.worker.kv_cache import (
@@ -33,6 +35,7 @@ from tokenreel.actors.worker.models.compiled_decoder import MIN_SCREENED, Compil
 from tokenreel.actors.worker.models.decoder import Decoder, ReadTensor, tensor_shapes
 from tokenreel.actors.worker.models.model import Model
 from tokenreel.actors.worker.models.registry import read_decoder_config
+from tokenreel.actors.worker.models.without_layers import WithoutLayers
 from tokenreel.actors.worker.weights import (
     Checkpoint,
     DummyWeights,
@@ -62,7 +65,8 @@ class LoadedWorker:
     """One short line for a person."""
 
 
-def load(options: EngineOptions) -> LoadedWorker:
+def load(options: EngineOptions, forward: ForwardCompilation | None = None) -> LoadedWorker:
+    """forward: it may still be under way."""
     directory = Path(options.model)
     config = read_decoder_config(ConfigFile.read(directory))
     max_model_len = choose_max_model_len(options, config)
@@ -76,7 +80,7 @@ def load(options: EngineOptions) -> LoadedWorker:
         model, name = load_model(
             options, directory, config, device, dtype, quantization, max_model_len, num_threads
         )
-    runner, num_blocks = make_runner(options, model, max_model_len)
+    runner, num_blocks = make_runner(options, model, max_model_len, forward)
     ready = WorkerReady(
         num_blocks=num_blocks,
         block_size=options.block_size,
@@ -141,7 +145,10 @@ def load_model(
 
 
 def make_runner(
-    options: EngineOptions, model: Model, max_model_len: int
+    options: EngineOptions,
+    model: Model,
+    max_model_len: int,
+    forward: ForwardCompilation | None = None,
 ) -> tuple[ModelRunner, int]:
     """A runner that has carried out a first step, and the number of its blocks."""
     block_size = options.block_size
@@ -161,11 +168,19 @@ def make_runner(
         free_bytes=free_bytes(model.device),
     )
     runner = _new_runner(options, model, max_model_len, num_blocks)
-    # First steps pay for what is compiled, or set up by libraries, when it is first used.
     length = min(block_size, max_model_len, options.max_num_batched_tokens)
-    with kernel_cache_held(), compilation_told(_tell_of_compilation):
+
+    def take_first_steps(runner: ModelRunner) -> None:
+        """They pay for what is compiled, or set up by libraries, when it is first used."""
         for sampling in EVERY_WAY_TO_SAMPLE:
             _run_alone(runner, _prompts(1, length, block_size, sampling))
+
+    held = kernel_cache_held() if forward is None else contextlib.nullcontext()
+    with held, compilation_told(_tell_of_compilation):
+        if forward is not None and isinstance(model, CompiledDecoder):
+            take_first_steps(_new_runner(options, WithoutLayers(model), max_model_len, 1))
+            forward.wait()
+        take_first_steps(runner)
     return runner, num_blocks
 
 

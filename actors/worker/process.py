@@ -15,7 +15,8 @@ import msgspec
 from tokenreel.actors.runtime.actor import Actor, ActorRuntime, run_actor
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.actors.runtime.topology import role_of
-from tokenreel.actors.worker.input_batch import ImpossibleStep
+from tokenreel.actors.worker.forward_compilation import forward_compilation
+from tokenreel.actors.worker.impossible_step import ImpossibleStep
 from tokenreel.actors.worker.kernel_cache import use_kernel_cache
 from tokenreel.messages.codec import MalformedMessage, decode, encode
 from tokenreel.messages.logprobs import encode_logprobs
@@ -60,9 +61,10 @@ class WorkerActor(Actor):
         use_kernel_cache()
         # What is made meanwhile mostly stays; collections took a tenth of the compilation.
         gc.disable()
-        from tokenreel.actors.worker.loading import load
+        with forward_compilation(self.runtime.options) as forward:
+            from tokenreel.actors.worker.loading import load
 
-        loaded = load(self.runtime.options)
+            loaded = load(self.runtime.options, forward)
         gc.enable()
         # Half a second after a compilation: before anybody hears that the worker is ready.
         gc.collect()

@@ -1,14 +1,20 @@
 """Whatever a request may ask for, it never waits for the compiler."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from numba import config
+import torch
+from numba import config, typeof
 
 from tokenreel.actors.worker.loading import load
 from tokenreel.actors.worker.models import compiled_decoder
+from tokenreel.actors.worker.models.compiled_cache import ELEMENT_TYPES
+from tokenreel.actors.worker.models.decoder import tensor_shapes
+from tokenreel.actors.worker.weights import DummyWeights
 from tokenreel.kernels.cpu.compiler import compilation_told, compiled
+from tokenreel.kernels.cpu.forward_arguments import forward_arguments
 from tokenreel.messages.options import EngineOptions
 from tokenreel.messages.sampling import SamplingParams
 
@@ -23,7 +29,7 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(
+FORMATS = pytest.mark.parametrize(
     ("dtype", "quantization"),
     [
         ("float32", None),
@@ -33,6 +39,9 @@ REQUESTS = [
         ("bfloat16", "int8-weight-only"),
     ],
 )
+
+
+@FORMATS
 def test_nothing_is_compiled_after_start_up(
     dtype: str,
     quantization: str | None,
@@ -66,6 +75,29 @@ def test_nothing_is_compiled_after_start_up(
         driver.decode(together, 2)
     assert not driver.failures
     assert not told
+
+
+@FORMATS
+@pytest.mark.parametrize("windows", [(None, None), (8, None)])
+def test_a_forward_step_is_what_was_compiled_apart(
+    dtype: str,
+    quantization: str | None,
+    windows: tuple[int | None, ...],
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+) -> None:
+    """Its arguments' types are all that its compilation depends on."""
+    model = small_model("qwen3")
+    shape = replace(model.decoder.config, num_layers=len(windows), sliding_windows=windows)
+    weights = DummyWeights(tensor_shapes(shape), getattr(torch, dtype), torch.device("cpu"), 0)
+    decoder = compiled_decoder.CompiledDecoder(shape, weights, 96, 2, quantization)
+    called: list[Any] = []
+    decoder._forward = lambda *arguments: called.append(arguments)  # type: ignore[assignment]
+    new_driver(decoder).generate([1, 2, 3], 1)
+    decoder.team.close()
+    element_type = ELEMENT_TYPES[decoder.dtype]
+    expected = forward_arguments(element_type, quantization, len(set(windows)))
+    assert list(map(typeof, called[0])) == list(map(typeof, expected))
 
 
 def test_compilation_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,3 +178,17 @@ def test_what_cannot_be_locked_is_used_all_the_same(
     monkeypatch.setenv(VARIABLE, str(home / "missing"))
     with kernel_cache_held():
         pass
+
+
+WHAT_IS_IMPORTED = """
+import sys, tokenreel.actors.worker.process
+print(*{"numba", "torch"} & sys.modules.keys())
+"""
+
+
+def test_the_folder_is_chosen_before_the_compiler_is_imported() -> None:
+    """It asks for its folder once, when it is imported."""
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", WHAT_IS_IMPORTED], capture_output=True, text=True
+    )
+    assert (told.stdout, told.stderr) == ("\n", "")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreel.actors.worker.input_batch import ImpossibleStep
+from tokenreel.actors.worker.impossible_step import ImpossibleStep
 from tokenreel.actors.worker.models.model import Model
 from tokenreel.messages.sampling import SamplingParams
 from tokenreel.messages.steps import ScheduledSequence, StepScheduled

@@ -1,0 +1,115 @@
+"""At a first start, a process that compiles the largest kernel: a forward step, half of all.
+
+It begins before PyTorch is imported, and needs none; the worker compiles the rest meanwhile, then
+finds this one kept on disk. If anything is amiss the worker compiles it too, as it would alone.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.runtime.parent import leave_with_parent
+from tokenreel.actors.worker.kernel_cache import VARIABLE, kernel_cache_held
+from tokenreel.actors.worker.model_config import DTYPES, ConfigFile
+from tokenreel.actors.worker.models.registry import read_decoder_config
+from tokenreel.messages.options import EngineOptions
+
+MAX_WAIT_S = 120.0
+_MODULE = "tokenreel.actors.worker.forward_compilation"
+_CUDA_DEVICE = Path("/dev/nvidiactl")
+
+
+class ForwardCompilation:
+    """The process, which ends with this one, whatever happens to it. No other process compiles."""
+
+    def __init__(self, number_format: list[str]) -> None:
+        # It ends when its input does.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _MODULE, *number_format], stdin=subprocess.PIPE
+        )
+
+    def wait(self) -> None:
+        """Until what it compiles is kept, or it has failed, of which it says why."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(MAX_WAIT_S)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
+@contextlib.contextmanager
+def forward_compilation(options: EngineOptions) -> Iterator[ForwardCompilation | None]:
+    """None: there is nothing to compile that could be handed over. To be left when the worker has
+    carried out a step."""
+    folder, number_format = os.environ.get(VARIABLE), _number_format(options)
+    if folder is None or number_format is None:
+        yield None
+        return
+    # Numba alone could tell whether it has this kernel: it takes half a second to ask.
+    mark = Path(folder, "-".join(["has", *number_format]))
+    if mark.exists():
+        yield None
+        return
+    with kernel_cache_held():
+        if mark.exists():  # Another process held it.
+            yield None
+            return
+        compilation = ForwardCompilation(number_format)
+        try:
+            yield compilation
+        finally:
+            compilation.close()
+        with contextlib.suppress(OSError):
+            mark.touch()
+
+
+def _number_format(options: EngineOptions) -> list[str] | None:
+    """What the kernel depends on: element type, quantization, number of kinds of attention. None
+    if the model is not for a CPU, or cannot be loaded, which is told when that is tried."""
+    has_gpu = options.device == "auto" and _CUDA_DEVICE.exists()
+    if has_gpu or options.device not in ("auto", "cpu"):
+        return None
+    try:
+        config = read_decoder_config(ConfigFile.read(Path(options.model)))
+    except StartError:
+        return None
+    dtype = config.dtype if options.dtype == "auto" else options.dtype
+    if dtype not in DTYPES:
+        return None
+    return [dtype, options.quantization or "as-is", str(len(set(config.sliding_windows)))]
+
+
+def main(dtype: str, quantization: str, num_kinds: str) -> None:
+    import gc
+
+    # What is made stays until the end, which is near.
+    gc.disable()
+    import numpy as np
+
+    from tokenreel.kernels.cpu.compiler import Specialized
+    from tokenreel.kernels.cpu.decoder_step import forward
+    from tokenreel.kernels.cpu.forward_arguments import forward_arguments
+
+    element_types: dict[str, type[np.generic]] = {
+        "float32": np.float32,
+        "bfloat16": np.uint16,
+        "float16": np.int16,
+    }
+    arguments = forward_arguments(
+        element_types[dtype], None if quantization == "as-is" else quantization, int(num_kinds)
+    )
+    Specialized(forward).compile(*arguments)
+    # Taking everything apart would take a quarter of a second.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    leave_with_parent(sys.stdin.fileno())
+    main(*sys.argv[1:])

@@ -1,0 +1,103 @@
+"""The process that compiles a forward step: when there is one, and that it harms nobody."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenreel.actors.runtime.parent import ORPHAN_EXIT_CODE
+from tokenreel.actors.worker import forward_compilation as module
+from tokenreel.actors.worker.forward_compilation import forward_compilation
+from tokenreel.actors.worker.kernel_cache import VARIABLE
+from tokenreel.actors.worker.loading import load
+from tokenreel.messages.options import EngineOptions
+
+NewOptions = Callable[..., EngineOptions]
+
+
+@pytest.fixture
+def new_options(small_model: Callable[[str], Any]) -> NewOptions:
+    def make(variant: str = "llama", **changes: Any) -> EngineOptions:
+        directory = str(small_model(variant).directory)
+        values: dict[str, Any] = {"model": directory, "device": "cpu"} | changes
+        return EngineOptions(served_model_name="m", **values)
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MODULE", "tokenreel.no_such_module")
+
+
+def test_it_compiles_and_a_second_start_has_none(
+    folder: Path, new_options: NewOptions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = new_options()
+    capfd.readouterr()
+    with forward_compilation(options) as compilation:
+        assert compilation is not None
+        compilation.wait()
+    assert len(list(folder.rglob("decoder_step.forward*.nbc"))) == 1
+    assert capfd.readouterr() == ("", "")
+    with forward_compilation(options) as compilation:
+        assert compilation is None
+    with forward_compilation(new_options(dtype="bfloat16")) as compilation:
+        assert compilation is not None, "another format is compiled apart"
+
+
+def test_without_it_the_worker_does_its_work(
+    folder: Path, failing: None, new_options: NewOptions, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = new_options()
+    with forward_compilation(options) as compilation:
+        assert load(options, compilation).ready.num_blocks > 0
+    assert "no_such_module" in capfd.readouterr().err, "why it failed is told"
+
+
+def test_a_worker_that_fails_leaves_nothing_behind(folder: Path, new_options: NewOptions) -> None:
+    with (
+        pytest.raises(RuntimeError, match="out of luck"),
+        forward_compilation(new_options()) as compilation,
+    ):
+        assert compilation is not None
+        raise RuntimeError("out of luck")
+    assert compilation._process.returncode is not None
+    with forward_compilation(new_options()) as compilation:
+        assert compilation is not None, "the kernel is not taken for compiled"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"device": "cuda"}, {"model": "/nowhere"}, {"dtype": "float8"}], ids=str
+)
+def test_there_is_none_where_it_is_of_no_use(
+    changes: dict[str, Any], folder: Path, new_options: NewOptions
+) -> None:
+    with forward_compilation(new_options(**changes)) as compilation:
+        assert compilation is None
+
+
+def test_there_is_none_where_nothing_is_kept(
+    new_options: NewOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE)
+    with forward_compilation(new_options()) as compilation:
+        assert compilation is None
+
+
+def test_it_ends_with_whoever_began_it(folder: Path) -> None:
+    command = [sys.executable, "-P", "-m", module._MODULE, "float32", "as-is", "1"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=dict(os.environ))
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait() == ORPHAN_EXIT_CODE
