@@ -185,7 +185,7 @@ def make_runner(
 
 
 def _tell_of_compilation() -> None:
-    print("compiling kernels for this processor, once: some 15 s", file=sys.stderr, flush=True)
+    print("compiling kernels for this processor, once: some 10 s", file=sys.stderr, flush=True)
 
 
 def num_parameters(config: DecoderConfig) -> int:
