@@ -8,15 +8,19 @@ core has had its turn: a sixth of one stream's speed. Everybody else may run any
 import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+
+from tokenreel.actors.runtime.processors import siblings_of
 
 CLAIM = "tokenreel/processor"
 
 
 class OwnProcessor:
-    """Held until it is closed, or this process ends; one holder per machine.
+    """Held until it is closed, or this process ends.
 
-    The claim is a socket's name in Linux's abstract namespace: it leaves no file behind.
+    The claim is a socket's name in Linux's abstract namespace: it leaves no file behind, and is
+    seen by whoever shares the network namespace, so not from one container to another.
     """
 
     def __init__(self, number: int, others: set[int], claim: socket.socket) -> None:
@@ -25,34 +29,52 @@ class OwnProcessor:
         self._claim = claim
 
     @classmethod
-    def claim(cls) -> "OwnProcessor | None":
-        """None if this process may use but one, if none is free, or if the system has no way to
-        keep threads on processors."""
+    def claim(cls, pid: int) -> "OwnProcessor | None":
+        """For that process. None if this one may use but one, if none is free, or if the system has
+        no way to keep threads on processors. Raises OSError."""
         if not hasattr(os, "sched_getaffinity"):
             return None
         allowed = os.sched_getaffinity(0)
-        # One is left to the others; the first ones have most of the system's own work.
-        for number in sorted(allowed, reverse=True)[:-1]:
-            claim = socket.socket(socket.AF_UNIX)
-            try:
-                claim.bind(f"\0{CLAIM}/{number}")
-            except OSError:
-                claim.close()
-                continue
-            return cls(number, allowed - {number}, claim)
+        for number in _in_order_of_choice(allowed, pid):
+            with contextlib.ExitStack() as undone:
+                claim = undone.enter_context(socket.socket(socket.AF_UNIX))
+                with contextlib.suppress(OSError):
+                    claim.bind(f"\0{CLAIM}/{number}")
+                    undone.pop_all()
+                    others = allowed - siblings_of(number) or allowed - {number}
+                    return cls(number, others, claim)
         return None
 
     def give_to(self, pid: int) -> None:
-        """To the first thread of a process; its others, which carry its messages, keep off."""
-        self.keep_off(pid)
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(pid, {self.number})
+        """To the first thread of a process; its others, which carry its messages, keep off. Raises
+        OSError if the system does not let it, or if the process has ended."""
+        os.sched_setaffinity(pid, {self.number})
+        self._keep_off(_threads_of(pid) - {pid})
 
     def keep_off(self, pid: int) -> None:
-        """All threads of a process. One that has ended meanwhile is none."""
-        for thread in Path(f"/proc/{pid}/task").glob("*"):
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(int(thread.name), self._others)
+        """All threads of a process. Raises OSError if it has ended."""
+        self._keep_off(_threads_of(pid))
+
+    def _keep_off(self, threads: set[int]) -> None:
+        for thread in threads:
+            with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+                os.sched_setaffinity(thread, self._others)
 
     def close(self) -> None:
         self._claim.close()
+
+
+def _threads_of(pid: int) -> set[int]:
+    return {int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def _in_order_of_choice(allowed: set[int], pid: int) -> Iterator[int]:
+    """Where the process has just run first: the system has put it there, and its memory is near.
+    The lowest, which has most of the system's own work, is left to the others."""
+    last, highest_first = _last_processor(pid), sorted(allowed, reverse=True)[:-1]
+    yield from sorted(highest_first, key=lambda number: number != last)
+
+
+def _last_processor(pid: int) -> int:
+    """See proc_pid_stat(5), field 39; the second one, a name, may hold anything."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[36])

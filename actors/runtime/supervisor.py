@@ -278,7 +278,7 @@ class Supervisor:
             case ActorReady(detail=detail, num_threads=num_threads) if role not in self._ready:
                 self._ready.add(role)
                 self._say_ready(self._children[role], detail)
-                if role == WORKER and num_threads == 1 and self._pins_worker:
+                if self._pins_worker and role == WORKER and num_threads == 1:
                     self._pin_worker()
             case ActorFailed(message=reason) if role not in self._reasons:
                 self._reasons[role] = reason
@@ -296,12 +296,16 @@ class Supervisor:
         self._console.say(f"  {child.role:<16} pid {child.pid:<8} {seconds:6.2f} s  {detail}")
 
     def _pin_worker(self) -> None:
-        self._own_processor = processor = OwnProcessor.claim()
-        if processor is None:
-            return
-        processor.give_to(self._children[WORKER].pid)
-        processor.keep_off(self._children[ENGINE_CORE].pid)
-        self._console.say(f"  processor {processor.number} is the worker's, away from engine_core")
+        """Where the system lets it: an engine works without."""
+        with contextlib.suppress(OSError):
+            pid = self._children[WORKER].pid
+            self._own_processor = processor = OwnProcessor.claim(pid)
+            if processor is None:
+                return
+            processor.give_to(pid)
+            processor.keep_off(self._children[ENGINE_CORE].pid)
+            number = processor.number
+            self._console.say(f"  processor {number} is the worker's, away from engine_core")
 
     # Processes and links.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.runtime.processors import siblings_of
 from tokenreel.actors.worker.model_config import DTYPES
 
 DTYPE_OF_NAME: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
@@ -78,16 +79,8 @@ def num_physical_cores() -> int:
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     allowed = os.sched_getaffinity(0)
-    cores = {_siblings(cpu) for cpu in allowed}
+    cores = {frozenset(siblings_of(number)) for number in allowed}
     return max(1, min(len(cores), int(_cpu_quota())))
-
-
-def _siblings(cpu: int) -> str:
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    try:
-        return path.read_text()
-    except OSError:
-        return str(cpu)
 
 
 def _cpu_quota() -> float:

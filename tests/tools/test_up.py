@@ -70,7 +70,8 @@ def test_every_flag_reaches_its_option(tmp_path: Path) -> None:
         "--max-num-queued-reqs 6 --scheduling-policy priority --pipeline-depth 3 "
         "--kv-cache-memory-bytes 2G --num-gpu-blocks-override 7 --gpu-memory-utilization 0.5 "
         "--block-size 8 --no-enable-prefix-caching --journal-dir j --journal-max-bytes 3M "
-        "--journal-sync step --on-journal-error gap --debug-view --drain-timeout 1.5"
+        "--journal-sync step --on-journal-error gap --debug-view --no-pin-worker "
+        "--drain-timeout 1.5"
     )
     here = Path.cwd()
     assert parse(*flags.split()) == EngineOptions(
@@ -104,6 +105,7 @@ def test_every_flag_reaches_its_option(tmp_path: Path) -> None:
         journal_sync="step",
         on_journal_error="gap",
         debug_view=True,
+        pin_worker=False,
         drain_timeout_s=1.5,
     )
 

@@ -9,6 +9,8 @@ import pytest
 from tokenreel.actors.runtime import own_processor
 from tokenreel.actors.runtime.own_processor import OwnProcessor
 
+ALLOWED = os.sched_getaffinity(0)
+
 
 @pytest.fixture(autouse=True)
 def claims_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,17 +19,28 @@ def claims_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_but_one_can_be_claimed_once_and_again_when_they_are_given_back() -> None:
-    allowed = os.sched_getaffinity(0)
     held = []
-    while (claimed := OwnProcessor.claim()) is not None:
+    while (claimed := OwnProcessor.claim(os.getpid())) is not None:
         held.append(claimed)
-    assert sorted(processor.number for processor in held) == sorted(allowed)[1:]
+    assert sorted(processor.number for processor in held) == sorted(ALLOWED)[1:]
     for processor in held:
         processor.close()
-    again = OwnProcessor.claim()
-    assert (again and again.number) == (max(allowed) if len(allowed) > 1 else None)
+    again = OwnProcessor.claim(os.getpid())
+    assert (again is not None) == (len(ALLOWED) > 1)
     if again is not None:
         again.close()
+
+
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="there is one processor")
+@pytest.mark.parametrize("number", sorted(ALLOWED)[1:3])
+def test_where_a_process_runs_is_taken_first(number: int) -> None:
+    os.sched_setaffinity(0, {number})
+    try:
+        pid = os.getpid()
+        assert own_processor._last_processor(pid) == number
+        assert next(own_processor._in_order_of_choice(ALLOWED, pid)) == number
+    finally:
+        os.sched_setaffinity(0, ALLOWED)
 
 
 def test_the_only_processor_is_nobodys_own() -> None:
@@ -35,16 +48,18 @@ def test_the_only_processor_is_nobodys_own() -> None:
     script = (
         "import os; from tokenreel.actors.runtime.own_processor import OwnProcessor;"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "assert OwnProcessor.claim() is None"
+        "assert OwnProcessor.claim(os.getpid()) is None"
     )
     subprocess.run([sys.executable, "-P", "-c", script], check=True, timeout=60)
 
 
-def test_a_process_that_has_ended_is_no_trouble() -> None:
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="there is one processor")
+def test_a_process_that_has_ended_cannot_be_given_one() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    processor = OwnProcessor.claim()
-    if processor is not None:
-        processor.give_to(child.pid)
-        processor.keep_off(child.pid)
-        processor.close()
+    processor = OwnProcessor.claim(os.getpid())
+    assert processor is not None
+    for tie in (processor.give_to, processor.keep_off):
+        with pytest.raises(OSError):
+            tie(child.pid)
+    processor.close()

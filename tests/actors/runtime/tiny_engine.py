@@ -56,7 +56,7 @@ class TinyActor(Actor):
                 return
             case "talk":
                 print("hello from the inside", file=sys.stderr)
-        num_threads = 1 if self.behaviour == "one thread" else 2
+        num_threads = 1 if self.behaviour in ("one thread", "one free thread") else 2
         self.runtime.ready(f"behaviour: {self.behaviour or 'good'}", num_threads)
 
     def on_frames(self, frames: list[Frame]) -> None:
@@ -109,7 +109,7 @@ async def supervise(parent: Path, limits: SupervisorLimits, behaviours: dict[str
             console=Console(),
             announcement=["everybody is here"],
             limits=limits,
-            pins_worker=True,
+            pins_worker=behaviours.get("worker") != "one free thread",
         )
         return await supervisor.run()
 
