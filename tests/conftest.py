@@ -1,7 +1,7 @@
 """What holds for the whole suite.
 
-Kernels are kept where the worker keeps them: few tests have to wait for the compiler. Numba hears
-of the folder when it is imported, which another conftest does.
+Kernels are kept where the worker keeps them: few tests have to wait for the compiler. The folder is
+chosen here, before anything imports Numba, which asks for it then.
 """
 
 import signal

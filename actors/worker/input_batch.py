@@ -69,15 +69,14 @@ class InputBatch:
         self._faults: dict[int, str] = {}
         self.is_async = is_async
         self._is_taken = np.zeros(max_num_seqs, np.bool_)
-        self._bounds = np.array(
-            [
-                (NO_SEQUENCE + 1, MAX_INT64),
-                (0, max_num_seqs - 1),
-                (0, max_model_len),
-                (1, max_num_batched_tokens),
-                (0, 1),
-            ]
-        )
+        bounds = {
+            "seq_ids": (NO_SEQUENCE + 1, MAX_INT64),
+            "rows": (0, max_num_seqs - 1),
+            "starts": (0, max_model_len),
+            "lengths": (1, max_num_batched_tokens),
+            "num_logits": (0, 1),
+        }
+        self._bounds = np.array([bounds[column] for column in COLUMNS])
 
     def apply(self, step: StepScheduled) -> tuple[StepInput | None, list[SequenceFailure]]:
         """Brings the rows up to the step, and returns what to compute, if anything, and failures.
@@ -141,11 +140,13 @@ class InputBatch:
     def _without(self, entries: Array, fits: Array) -> StepInput | None:
         """What is left to compute of a step that does not fit as a whole."""
         fitting = entries[fits]
-        extent = measure(fitting, self._bounds, self._is_taken)
-        if extent is None or not len(fitting):
+        if not len(fitting):
             return None
+        extent = measure(fitting, self._bounds, self._is_taken)
+        assert extent is not None, "a part of what makes sense does"
         made = self._make_step_input(fitting, extent)
-        return made if isinstance(made, StepInput) else None
+        assert isinstance(made, StepInput)
+        return made
 
     def _make_step_input(self, entries: Array, extent: Extent) -> StepInput | Array:
         return make_step_input(entries, extent, self._rows, self._block_size, self.is_async)

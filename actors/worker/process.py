@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tokenreel.actors.worker.model_runner import ModelRunner, PendingStep
 
 CORE = "engine_core"
-MAX_LOOKS_PER_TURN = 8
-"""Then the loop may look at signals; a step may take a second."""
+MAX_TURN_NS = 50_000_000
+"""Then the loop may look at signals."""
 
 
 class WorkerStatistics(msgspec.Struct, frozen=True):
@@ -73,15 +73,15 @@ class WorkerActor(Actor):
         self.runtime.ready(loaded.detail, loaded.runner.num_threads)
 
     def on_frames(self, frames: list[Frame]) -> None:
-        num_looks = 0
-        while frames:
+        end_ns = self.runtime.clock.monotonic_ns() + MAX_TURN_NS
+        # `Shutdown` may have come with the last of them.
+        while frames and self.runtime.exit_code is None:
             for frame in frames:
                 step = self._read_step(frame)
                 if step is not None:
                     self._launch(step)
                     self._send_finished()
-            num_looks += 1
-            if num_looks == MAX_LOOKS_PER_TURN or self.runtime.exit_code is not None:
+            if self.runtime.clock.monotonic_ns() > end_ns:
                 break
             # The core is a step ahead: the next one is mostly here by now, and need not be heard
             # of from the loop, which takes 20 us.

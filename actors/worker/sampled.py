@@ -22,6 +22,7 @@ class RowLogprobs:
     top_ids: Values
     """[len(rows), max(num_top)], the most likely first."""
     top: Values
+    """Alike."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A step's flat arrays, for the model: made of a message's entries and the running batch's rows.
 
 Compiled: in numpy they would take forty operations, and each costs 1 us, or several between two
-steps, when a model's weights have gone through the caches.
+steps, when a model's weights have gone through the caches. (What is compiled here calls nothing of
+another file: kept results are told apart by the kernels' own folder, and by this file.)
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +15,9 @@ from tokenreel.messages.steps import ScheduledSequence
 
 Array = NDArray[Any]
 
-SEQ_ID, ROW, START, LENGTH, NUM_LOGITS = range(5)
 COLUMNS = "seq_ids", "rows", "starts", "lengths", "num_logits"
 """Of entries, [num_seqs, 5] int64: a step's scheduled sequences."""
+SEQ_ID, ROW, START, LENGTH, NUM_LOGITS = range(len(COLUMNS))
 
 
 class StepInput(NamedTuple):
@@ -81,10 +82,40 @@ def entries_of(scheduled: list[ScheduledSequence]) -> Array:
         for entry in scheduled
         for number in (entry.seq_id, entry.row, entry.start, entry.num_tokens, entry.num_logits)
     ]
-    return np.array(numbers, np.int64).reshape(-1, 5)
+    return np.array(numbers, np.int64).reshape(-1, len(COLUMNS))
 
 
-def new_step_input(num_seqs: int, extent: Extent, block_size: int) -> StepInput:
+def measure(entries: Array, bounds: Array, is_taken: Array) -> Extent | None:
+    """None if a number is outside its column's `bounds` [5, 2], or a row is there twice.
+
+    is_taken: [max_num_seqs] bool of scratch, all False.
+    """
+    extent = Extent(*_measure_entries(entries, bounds, is_taken))
+    return None if extent.num_tokens < 0 else extent
+
+
+def make_step_input(
+    entries: Array, extent: Extent, rows: Rows, block_size: int, is_async: bool
+) -> StepInput | Array:
+    """Or, if not all entries fit, which do, [num_seqs] bool, and nothing has happened. One that
+    fits names its row's sequence, and tokens that are known and have a place.
+
+    is_async: sampled tokens are not known here when the next step is made.
+    """
+    step = _new_step_input(len(entries), extent, block_size)
+    fits = np.empty(len(entries), np.bool_)
+    return step if _fill_step(entries, rows, block_size, is_async, fits, step) else fits
+
+
+def write_sampled(rows: Rows, step: StepInput, token_ids: Array) -> None:
+    """Puts a step's tokens, [num_logits] int64, where the next step finds them, unless their row
+    has a new owner. In place of NOT_FINITE stands any token of the vocabulary: a step of that
+    sequence may be on its way, whose result nobody takes."""
+    assert token_ids.dtype == np.int64
+    _write_tokens(rows, step, token_ids)
+
+
+def _new_step_input(num_seqs: int, extent: Extent, block_size: int) -> StepInput:
     num_tokens, num_logits = extent.num_tokens, extent.num_logits
     max_blocks = -(-extent.max_context_len // block_size)
     return StepInput(
@@ -109,7 +140,7 @@ def _measure(entries: Array, bounds: Array, is_taken: Array) -> tuple[int, int, 
     num_tokens = num_logits = max_query_len = max_context_len = num_taken = 0
     makes_sense = True
     for i in range(len(entries)):
-        for column in range(5):
+        for column in range(len(COLUMNS)):
             if not bounds[column, 0] <= entries[i, column] <= bounds[column, 1]:
                 makes_sense = False
         if not makes_sense or is_taken[entries[i, ROW]]:
@@ -180,31 +211,3 @@ def _write(rows: Rows, step: StepInput, token_ids: Array) -> None:
 
 _measure_entries, _fill_step = Specialized(_measure), Specialized(_fill)
 _write_tokens = Specialized(_write)
-
-
-def measure(entries: Array, bounds: Array, is_taken: Array) -> Extent | None:
-    """None if a number is outside its column's `bounds` [5, 2], or a row is there twice.
-
-    is_taken: [max_num_seqs] bool of scratch, all False.
-    """
-    extent = Extent(*_measure_entries(entries, bounds, is_taken))
-    return None if extent.num_tokens < 0 else extent
-
-
-def make_step_input(
-    entries: Array, extent: Extent, rows: Rows, block_size: int, is_async: bool
-) -> StepInput | Array:
-    """Or, if not all entries fit, which do, [num_seqs] bool, and nothing has happened. One that
-    fits names its row's sequence, and tokens that are known and have a place.
-
-    is_async: sampled tokens are not known here when the next step is made.
-    """
-    step = new_step_input(len(entries), extent, block_size)
-    fits = np.empty(len(entries), np.bool_)
-    return step if _fill_step(entries, rows, block_size, is_async, fits, step) else fits
-
-
-def write_sampled(rows: Rows, step: StepInput, token_ids: Array) -> None:
-    """Puts a step's tokens, [num_logits] int64, where the next step finds them, unless their row
-    has a new owner. A failed sequence has none; what stands there instead is read by nobody."""
-    _write_tokens(rows, step, token_ids)

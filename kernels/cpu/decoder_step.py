@@ -75,14 +75,20 @@ class Pages(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """A step, in the shapes of `actors.worker.step_input.StepInput`."""
+    """A step of `num_seqs` sequences, whose tokens lie one behind the other. int32, unless said."""
 
     token_ids: Array
+    """[num_tokens]"""
     positions: Array
+    """[num_tokens]"""
     slot_mapping: Array
+    """[num_tokens] int64: block * block_size + offset."""
     query_start_loc: Array
+    """[num_seqs + 1]"""
     context_lens: Array
+    """[num_seqs]: tokens in the cache after this step."""
     block_tables: Array
+    """[num_seqs, max_blocks]"""
     wanted: Array
     """[num_wanted] int64, ascending: tokens whose hidden states are asked for."""
 

@@ -194,15 +194,14 @@ class Peers:
         self.actor = make(runtime)
 
     def send(self, sender: str, *messages: Message | bytes, attachment: bytes = b"") -> None:
-        """Send them to the actor, and let it handle them as they come."""
+        """Send them to the actor, and let it handle them as they come; it may look for more."""
+        num_expected = self._inbox.statistics().num_frames + len(messages)
         for message in messages:
             payload = message if isinstance(message, bytes) else encode(message)
             self._outboxes[sender].send(payload, attachment)
-        num_left = len(messages)
-        while num_left:
+        while self._inbox.statistics().num_frames < num_expected:
             assert self._inbox.poll(PATIENCE_S)
             if frames := self._inbox.drain():
-                num_left -= len(frames)
                 self.actor.on_frames(frames)
 
     def receive(self, peer: str) -> Message:

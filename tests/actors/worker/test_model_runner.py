@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tokenreel.actors.worker.impossible_step import ImpossibleStep
 from tokenreel.actors.worker.models.model import Model
+from tokenreel.messages.ids import Row, StepId
 from tokenreel.messages.sampling import SamplingParams
 from tokenreel.messages.steps import ScheduledSequence, StepScheduled
 
@@ -272,6 +273,51 @@ def test_a_step_that_makes_no_sense_changes_nothing(
         driver.runner.launch(StepScheduled(99, [], [sequence.row], bad))  # type: ignore[arg-type]
     driver.decode([sequence], 4)
     assert_greedy(model, sequence)
+
+
+def test_more_tokens_than_a_step_may_have_make_no_sense(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    """Together: each entry is short enough."""
+    driver = new_driver(small_model("llama").decoder, max_num_batched_tokens=10)
+    sequences = [driver.add(random_tokens(6)) for _ in range(2)]
+    with pytest.raises(ImpossibleStep, match="more than 10 tokens"):
+        driver.runner.launch(driver.compose({s.seq_id: 6 for s in sequences}))
+
+
+@pytest.mark.parametrize("row", [-1, 8])
+def test_only_rows_that_there_are_can_be_removed(
+    row: int,
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    model = small_model("llama")
+    driver = new_driver(model.decoder)
+    sequences = [driver.add(random_tokens(6, i)) for i in range(8)]
+    driver.step({s.seq_id: 6 for s in sequences})
+    with pytest.raises(ImpossibleStep, match="a row outside the 8 rows"):
+        driver.runner.launch(StepScheduled(StepId(99), [], [Row(row)], []))
+    driver.decode(sequences, 2)
+    assert not driver.failures
+
+
+def test_behind_a_token_that_failed_stands_one_of_the_vocabulary(
+    small_model: Callable[[str], Any],
+    new_driver: Callable[..., Any],
+    random_tokens: Callable[..., list[int]],
+) -> None:
+    """The core may have sent the sequence's next step before it heard."""
+    driver = new_driver(small_model("llama").decoder)
+    sick = driver.add(random_tokens(8))
+    driver.step({sick.seq_id: 8})
+    driver.cache.pages.keys[1, sick.blocks[0]] = math.nan
+    failed, late = (driver.compose({sick.seq_id: 1}) for _ in range(2))
+    assert driver.runner.launch(failed).collect().failures
+    step_input, _ = driver.batch.apply(late)
+    assert 0 <= step_input.token_ids[0] < 131
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)

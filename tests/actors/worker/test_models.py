@@ -124,7 +124,7 @@ def test_sixteen_bits_stay_near_float32(
 def test_greedy_is_the_first_of_the_largest_logits(
     is_compiled: bool, small_model: Callable[[str], Any], load_decoder: Callable[..., Model]
 ) -> None:
-    """None if any logit is not a number."""
+    """NOT_FINITE if any logit is not a number."""
     model = small_model("llama")
     decoder = load_decoder(model.directory, is_compiled=is_compiled)
     hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))

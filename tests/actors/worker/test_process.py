@@ -12,7 +12,8 @@ import pytest
 
 from tokenreel.actors.runtime.channels import Frame, Inbox, Outbox, new_context
 from tokenreel.actors.runtime.topology import Topology
-from tokenreel.actors.worker.process import WorkerActor
+from tokenreel.actors.worker import process as worker_process
+from tokenreel.actors.worker.process import MAX_TURN_NS, WorkerActor
 from tokenreel.messages.codec import decode, encode
 from tokenreel.messages.ids import BlockId, Row, SeqId, StepId
 from tokenreel.messages.lifecycle import ActorFailed, ActorReady, Shutdown, WorkerReady
@@ -66,6 +67,7 @@ def test_a_worker_says_what_it_found_out_then_that_it_is_ready(
     assert isinstance(ready, ActorReady)
     assert ready.detail.startswith("cpu float32")
     assert ready.detail.endswith("9 blocks of 4")
+    assert ready.num_threads == 1
 
 
 def test_steps_are_carried_out_in_order_and_garbage_is_dropped(
@@ -107,6 +109,29 @@ def test_a_step_that_makes_no_sense_is_answered_with_failures(
     assert "rows hold 4, which is not between 0 and 3" in refused.failures[0].message
     assert "step 1 cannot be carried out" in capsys.readouterr().err
     assert len(peers.receive("engine_core").outputs) == 1
+
+
+@pytest.mark.parametrize("turn_ns", [-1, MAX_TURN_NS], ids=["at once", "after a while"])
+def test_every_step_is_answered_whenever_a_turn_ends(
+    turn_ns: int,
+    model_directory: Path,
+    connect: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_process, "MAX_TURN_NS", turn_ns)
+    peers = connect(WorkerActor, "worker", options(model_directory))
+    peers.actor.start()
+    assert isinstance(peers.receive("engine_core"), WorkerReady)
+    peers.send("engine_core", *(first_step(number) for number in range(1, 7)))
+    assert [peers.receive("engine_core").step_id for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_who_is_leaving_begins_no_step(model_directory: Path, connect: Callable[..., Any]) -> None:
+    peers = connect(WorkerActor, "worker", options(model_directory))
+    peers.actor.start()
+    peers.actor.runtime.stop(0)
+    peers.send("engine_core", first_step())
+    assert peers.actor.statistics().num_steps == 0
 
 
 def test_dummy_weights_need_no_weight_files(
