@@ -45,20 +45,19 @@ class OwnProcessor:
                     return cls(number, others, claim)
         return None
 
-    def give_to(self, pid: int) -> None:
-        """To the first thread of a process; its others, which carry its messages, keep off. Raises
-        OSError if the system does not let it, or if the process has ended."""
-        os.sched_setaffinity(pid, {self.number})
-        self._keep_off(_threads_of(pid) - {pid})
-
-    def keep_off(self, pid: int) -> None:
-        """All threads of a process. Raises OSError if it has ended."""
-        self._keep_off(_threads_of(pid))
-
-    def _keep_off(self, threads: set[int]) -> None:
-        for thread in threads:
-            with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
-                os.sched_setaffinity(thread, self._others)
+    def separate(self, worker_pid: int, core_pid: int) -> bool:
+        """Ties the worker's first thread to it, and its other threads, which carry its messages,
+        and the core's to others. False if the system does not let it: then they run anywhere."""
+        try:
+            os.sched_setaffinity(worker_pid, {self.number})
+            for thread in _threads_of(worker_pid) - {worker_pid} | _threads_of(core_pid):
+                with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+                    os.sched_setaffinity(thread, self._others)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(worker_pid, self._others | {self.number})
+            return False
+        return True
 
     def close(self) -> None:
         self._claim.close()

@@ -277,9 +277,9 @@ class Supervisor:
         match message:
             case ActorReady(detail=detail, num_threads=num_threads) if role not in self._ready:
                 self._ready.add(role)
-                self._say_ready(self._children[role], detail)
                 if self._pins_worker and role == WORKER and num_threads == 1:
-                    self._pin_worker()
+                    detail += self._pin_worker()
+                self._say_ready(self._children[role], detail)
             case ActorFailed(message=reason) if role not in self._reasons:
                 self._reasons[role] = reason
                 if self._is_stopping:
@@ -295,17 +295,20 @@ class Supervisor:
         seconds = (time.monotonic_ns() - child.started_ns) / 1e9
         self._console.say(f"  {child.role:<16} pid {child.pid:<8} {seconds:6.2f} s  {detail}")
 
-    def _pin_worker(self) -> None:
-        """Where the system lets it: an engine works without."""
+    def _pin_worker(self) -> str:
+        """What there is to say of it: nothing if the system does not let it. An engine works
+        without."""
+        pid = self._children[WORKER].pid
         with contextlib.suppress(OSError):
-            pid = self._children[WORKER].pid
-            self._own_processor = processor = OwnProcessor.claim(pid)
+            processor = OwnProcessor.claim(pid)
             if processor is None:
-                return
-            processor.give_to(pid)
-            processor.keep_off(self._children[ENGINE_CORE].pid)
-            number = processor.number
-            self._console.say(f"  processor {number} is the worker's, away from engine_core")
+                return ""
+            if not processor.separate(pid, self._children[ENGINE_CORE].pid):
+                processor.close()
+                return ""
+            self._own_processor = processor
+            return f", processor {processor.number} to itself"
+        return ""
 
     # Processes and links.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.runtime.parent import leave_with_parent
-from tokenreel.actors.worker.kernel_cache import VARIABLE, kernel_cache_held
+from tokenreel.actors.worker.kernel_cache import FORWARD_LOCK, VARIABLE, kernel_cache_held
 from tokenreel.actors.worker.model_config import DTYPES, ConfigFile
 from tokenreel.actors.worker.models.registry import read_decoder_config
 from tokenreel.messages.options import EngineOptions
@@ -24,9 +24,10 @@ _CUDA_DEVICE = Path("/dev/nvidiactl")
 
 
 class ForwardCompilation:
-    """The process, which ends with this one, whatever happens to it. No other process compiles."""
+    """The process, which ends with this one, whatever happens to it."""
 
     def __init__(self, number_format: list[str]) -> None:
+        """Raises OSError if there can be no more processes."""
         # It ends when its input does.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", _MODULE, *number_format], stdin=subprocess.PIPE
@@ -36,6 +37,9 @@ class ForwardCompilation:
         """Until what it compiles is kept, or it has failed, of which it says why."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(MAX_WAIT_S)
+
+    def has_succeeded(self) -> bool:
+        return self._process.returncode == 0
 
     def close(self) -> None:
         self._process.kill()
@@ -53,19 +57,21 @@ def forward_compilation(options: EngineOptions) -> Iterator[ForwardCompilation |
         yield None
         return
     # Numba alone could tell whether it has this kernel: it takes half a second to ask.
-    mark = Path(folder, "-".join(["has", *number_format]))
+    mark = Path(folder, "-".join(["has", sys.implementation.cache_tag or "", *number_format]))
     if mark.exists():
         yield None
         return
-    with kernel_cache_held():
-        if mark.exists():  # Another process held it.
-            yield None
-            return
+    try:
         compilation = ForwardCompilation(number_format)
-        try:
-            yield compilation
-        finally:
-            compilation.close()
+    except OSError as error:
+        print(f"worker: no second process to compile with: {error}", file=sys.stderr)
+        yield None
+        return
+    try:
+        yield compilation
+    finally:
+        compilation.close()
+    if compilation.has_succeeded():
         with contextlib.suppress(OSError):
             mark.touch()
 
@@ -105,7 +111,8 @@ def main(dtype: str, quantization: str, num_kinds: str) -> None:
     arguments = forward_arguments(
         element_types[dtype], None if quantization == "as-is" else quantization, int(num_kinds)
     )
-    Specialized(forward).compile(*arguments)
+    with kernel_cache_held(FORWARD_LOCK):
+        Specialized(forward).compile(*arguments)
     # Taking everything apart would take a quarter of a second.
     os._exit(0)
 

@@ -26,7 +26,8 @@ MAX_VERSIONS = 4
 one has read it, and what it still writes makes a new one."""
 MIN_FREE_BYTES = 64 << 20
 """A folder on a fuller disk is not used: Numba would fail on it. Kernels take a few megabytes."""
-LOCK = "lock"
+LOCK, FORWARD_LOCK = "lock", "forward-lock"
+"""Held by who compiles: the forward step has a process, and a lock, of its own."""
 _VERSION = re.compile("[0-9a-f]{32}")
 MAX_WAIT_S = 300.0
 _LOOK_EVERY_S = 0.05
@@ -48,12 +49,13 @@ def use_kernel_cache() -> Path | None:
 
 
 @contextlib.contextmanager
-def kernel_cache_held() -> Iterator[None]:
-    """One process at a time: two that compile at once would mix their files up, and all but the
-    first find what the first has kept. Whoever waits for long goes on all the same."""
+def kernel_cache_held(lock: str = LOCK) -> Iterator[None]:
+    """One process at a time, for each of the locks: two that compile at once would mix their files
+    up, and all but the first find what the first has kept. Whoever waits for long goes on all the
+    same."""
     folder = os.environ.get(VARIABLE)
     try:
-        file = Path(folder or os.devnull, LOCK).open("w")
+        file = Path(folder or os.devnull, lock).open("w")
     except OSError:
         yield
         return

@@ -3,7 +3,6 @@
 Everything that a person can get wrong ends here, as a `StartError` that says what to do.
 """
 
-import contextlib
 import math
 import sys
 from dataclasses import dataclass
@@ -80,10 +79,7 @@ def load(options: EngineOptions, forward: ForwardCompilation | None = None) -> L
         model, name = load_model(
             options, directory, config, device, dtype, quantization, max_model_len, num_threads
         )
-    # Where the step is compiled in advance, the lock is held already.
-    held = kernel_cache_held() if forward is None else contextlib.nullcontext()
-    with held, compilation_told(_tell_of_compilation):
-        runner, num_blocks = make_runner(options, model, max_model_len, forward)
+    runner, num_blocks = make_runner(options, model, max_model_len, forward)
     ready = WorkerReady(
         num_blocks=num_blocks,
         block_size=options.block_size,
@@ -178,10 +174,11 @@ def make_runner(
         for sampling in EVERY_WAY_TO_SAMPLE:
             _run_alone(runner, _prompts(1, length, block_size, sampling))
 
-    if forward is not None and isinstance(model, CompiledDecoder):
-        take_first_steps(_new_runner(options, WithoutLayers(model), max_model_len, 1))
-        forward.wait()
-    take_first_steps(runner)
+    with kernel_cache_held(), compilation_told(_tell_of_compilation):
+        if forward is not None and isinstance(model, CompiledDecoder):
+            take_first_steps(_new_runner(options, WithoutLayers(model), max_model_len, 1))
+            forward.wait()
+        take_first_steps(runner)
     return runner, num_blocks
 
 

@@ -61,11 +61,13 @@ class WorkerActor(Actor):
         use_kernel_cache()
         # What is made meanwhile mostly stays; collections took a tenth of the compilation.
         gc.disable()
-        with forward_compilation(self.runtime.options) as forward:
-            from tokenreel.actors.worker.loading import load
+        try:
+            with forward_compilation(self.runtime.options) as forward:
+                from tokenreel.actors.worker.loading import load
 
-            loaded = load(self.runtime.options, forward)
-        gc.enable()
+                loaded = load(self.runtime.options, forward)
+        finally:
+            gc.enable()
         # Nobody waits for a walk over it either, now or later: 0.2 s, 0.3 after a compilation.
         gc.freeze()
         self._runner = loaded.runner

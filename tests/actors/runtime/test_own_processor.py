@@ -59,7 +59,7 @@ def test_a_process_that_has_ended_cannot_be_given_one() -> None:
     child.wait()
     processor = OwnProcessor.claim(os.getpid())
     assert processor is not None
-    for tie in (processor.give_to, processor.keep_off):
-        with pytest.raises(OSError):
-            tie(child.pid)
+    assert not processor.separate(child.pid, os.getpid())
+    assert not processor.separate(os.getpid(), child.pid)
+    assert os.sched_getaffinity(0) == ALLOWED, "half of it is taken back"
     processor.close()

@@ -63,6 +63,23 @@ def test_without_it_the_worker_does_its_work(
     with forward_compilation(options) as compilation:
         assert load(options, compilation).ready.num_blocks > 0
     assert "no_such_module" in capfd.readouterr().err, "why it failed is told"
+    with forward_compilation(options) as compilation:
+        assert compilation is not None, "it is tried again"
+
+
+def test_where_there_can_be_no_more_processes_the_worker_is_alone(
+    folder: Path,
+    new_options: NewOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(module.subprocess, "Popen", refuse)
+    with forward_compilation(new_options()) as compilation:
+        assert compilation is None
+    assert "Resource temporarily unavailable" in capsys.readouterr().err
 
 
 def test_a_worker_that_fails_leaves_nothing_behind(folder: Path, new_options: NewOptions) -> None:
