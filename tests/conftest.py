@@ -19,4 +19,5 @@ def pytest_configure() -> None:
             signal.signal(number, signal.SIG_DFL)
     from tokenreel.kernels.cpu.compiler import Specialized
 
-    Specialized.checks_types = True
+    # To look at every call would double the time of many tests.
+    Specialized.checks_every = 7

@@ -64,23 +64,25 @@ class Specialized:
     arrays at each call, which takes longer than to hand them over: here it does at the first.
 
     Arguments of other types than the first ones would be taken for those: memory would be read
-    and written as it should not. Tests have every call looked at.
+    and written as it should not. Tests have calls looked at.
     """
 
-    checks_types = False
+    checks_every = 0
+    """So many calls' types are looked at once; 0: never again."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         """function: of `compiled`."""
         self._function: Any = function
         self._types: tuple[Any, ...] = ()
+        self._num_calls = 0
         self._entry_point: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
         """Raises TypeError if types are checked and have changed."""
         if self._entry_point is None:
             self._entry_point = self.compile(*arguments)
-        elif self.checks_types and self._types != tuple(map(typeof, arguments)):
-            raise TypeError(f"{self._function.__name__} was specialized for {self._types}")
+        elif self.checks_every:
+            self._check(arguments)
         return self._entry_point(*arguments)
 
     def compile(self, *arguments: Any) -> Callable[..., Any]:
@@ -88,6 +90,13 @@ class Specialized:
         self._types = tuple(map(typeof, arguments))
         entry_point: Callable[..., Any] = self._function.compile(self._types)
         return entry_point
+
+    def _check(self, arguments: tuple[Any, ...]) -> None:
+        self._num_calls += 1
+        if self._num_calls % self.checks_every == 0:
+            types = tuple(map(typeof, arguments))
+            if types != self._types:
+                raise TypeError(f"{self._function.__name__} was specialized for {self._types}")
 
 
 @contextmanager

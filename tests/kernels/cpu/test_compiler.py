@@ -32,7 +32,8 @@ def test_python_calls_a_part_only_when_it_is_compiled_alone() -> None:
     assert compiled(following)(3) == 4
 
 
-def test_a_specialized_function_is_for_its_first_types() -> None:
+def test_a_specialized_function_is_for_its_first_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Specialized, "checks_every", 1)
     specialized = Specialized(both)
     assert specialized(3) == specialized(3) == 12
     with pytest.raises(TypeError, match="specialized for"):
