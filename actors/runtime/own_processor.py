@@ -8,7 +8,6 @@ core has had its turn: a sixth of one stream's speed. Everybody else may run any
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 from tokenreel.actors.runtime.processors import siblings_of
@@ -67,11 +66,11 @@ def _threads_of(pid: int) -> set[int]:
     return {int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()}
 
 
-def _in_order_of_choice(allowed: set[int], pid: int) -> Iterator[int]:
+def _in_order_of_choice(allowed: set[int], pid: int) -> list[int]:
     """Where the process has just run first: the system has put it there, and its memory is near.
     The lowest, which has most of the system's own work, is left to the others."""
     last, highest_first = _last_processor(pid), sorted(allowed, reverse=True)[:-1]
-    yield from sorted(highest_first, key=lambda number: number != last)
+    return sorted(highest_first, key=lambda number: number != last)
 
 
 def _last_processor(pid: int) -> int:

@@ -97,19 +97,13 @@ def main(dtype: str, quantization: str, num_kinds: str) -> None:
 
     # What is made stays until the end, which is near.
     gc.disable()
-    import numpy as np
-
     from tokenreel.kernels.cpu.compiler import Specialized
     from tokenreel.kernels.cpu.decoder_step import forward
     from tokenreel.kernels.cpu.forward_arguments import forward_arguments
+    from tokenreel.kernels.cpu.product_format import ELEMENT_TYPES
 
-    element_types: dict[str, type[np.generic]] = {
-        "float32": np.float32,
-        "bfloat16": np.uint16,
-        "float16": np.int16,
-    }
     arguments = forward_arguments(
-        element_types[dtype], None if quantization == "as-is" else quantization, int(num_kinds)
+        ELEMENT_TYPES[dtype], None if quantization == "as-is" else quantization, int(num_kinds)
     )
     with kernel_cache_held(FORWARD_LOCK):
         Specialized(forward).compile(*arguments)

@@ -55,9 +55,9 @@ class InputBatch:
         self._num_pool_blocks = num_blocks
         self._vocab_size = vocab_size
         self._max_blocks = -(-max_model_len // block_size)
-        # One place more than a sequence can use: a token sampled at its very end needs no check.
         self._rows = Rows(
             seq_ids=np.full(max_num_seqs, NO_SEQUENCE, np.int64),
+            # One place more than a sequence can use: a token sampled at its end needs no check.
             tokens=np.zeros((max_num_seqs, max_model_len + 1), np.int32),
             num_known=np.zeros(max_num_seqs, np.int64),
             room=np.zeros(max_num_seqs, np.int64),

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ELEMENT_TYPES: dict[str, type[np.generic]] = {
+    "float32": np.float32,
+    "bfloat16": np.uint16,
+    "float16": np.int16,
+}
+"""How numbers of a checkpoint's dtype go by in compiled functions."""
+
+
 class ProductFormat(NamedTuple):
     pack: "Callable[[Tensor], NDArray[Any]]"
     """weight [out, in] -> [panels, ...]"""

@@ -13,15 +13,13 @@ from tokenreel.kernels.cpu.attention_plan import (
 )
 from tokenreel.kernels.cpu.decoder_step import Pages
 from tokenreel.kernels.cpu.product import padded
+from tokenreel.kernels.cpu.product_format import ELEMENT_TYPES
 from tokenreel.kernels.cpu.team import Team
 from tokenreel.kernels.cpu.vector import LANES
 
-ELEMENT_TYPES: dict[torch.dtype, type[np.generic]] = {
-    torch.float32: np.float32,
-    torch.bfloat16: np.uint16,
-    torch.float16: np.int16,
-}
-"""How 16-bit numbers go by in compiled functions."""
+
+def element_type(dtype: torch.dtype) -> type[np.generic]:
+    return ELEMENT_TYPES[str(dtype).removeprefix("torch.")]
 
 
 class CompiledCache:
@@ -53,10 +51,9 @@ class CompiledCache:
         )
         head_dim, slots = padded(config.head_dim, LANES), padded(block_size, LANES)
         heads = (config.num_layers, num_blocks, config.num_kv_heads)
-        element_type = ELEMENT_TYPES[dtype]
         self.pages = Pages(
-            zeros((*heads, head_dim, slots), element_type),
-            zeros((*heads, slots, head_dim), element_type),
+            zeros((*heads, head_dim, slots), element_type(dtype)),
+            zeros((*heads, slots, head_dim), element_type(dtype)),
         )
 
     def plans(self, num_tokens: int, num_seqs: int) -> tuple[AttentionPlan, ...]:

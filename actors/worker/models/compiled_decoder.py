@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tokenreel.actors.worker.model_config import DecoderConfig
 from tokenreel.actors.worker.models.compiled_cache import (
-    ELEMENT_TYPES,
     CompiledCache,
     attention_kind,
     block_bytes,
+    element_type,
 )
 from tokenreel.actors.worker.models.decoder import ReadTensor
 from tokenreel.actors.worker.models.rope import rotation_table
@@ -64,7 +64,7 @@ class CompiledDecoder:
         self.config = config
         embedding = read("model.embed_tokens.weight")
         self._dtype = embedding.dtype
-        self._format = choose_format(ELEMENT_TYPES[self._dtype], quantization)
+        self._format = choose_format(element_type(self._dtype), quantization)
         tied = config.tie_word_embeddings
         head = embedding if tied else read("lm_head.weight")
         self._head = self._format.pack(head)

@@ -10,7 +10,7 @@ from numba import config, typeof
 
 from tokenreel.actors.worker.loading import load
 from tokenreel.actors.worker.models import compiled_decoder
-from tokenreel.actors.worker.models.compiled_cache import ELEMENT_TYPES
+from tokenreel.actors.worker.models.compiled_cache import element_type
 from tokenreel.actors.worker.models.decoder import tensor_shapes
 from tokenreel.actors.worker.weights import DummyWeights
 from tokenreel.kernels.cpu.compiler import compilation_told, compiled
@@ -95,8 +95,8 @@ def test_a_forward_step_is_what_was_compiled_apart(
     decoder._forward = lambda *arguments: called.append(arguments)  # type: ignore[assignment]
     new_driver(decoder).generate([1, 2, 3], 1)
     decoder.team.close()
-    element_type = ELEMENT_TYPES[decoder.dtype]
-    expected = forward_arguments(element_type, quantization, len(set(windows)))
+    weights_type = element_type(decoder.dtype)
+    expected = forward_arguments(weights_type, quantization, len(set(windows)))
     assert list(map(typeof, called[0])) == list(map(typeof, expected))
 
 
