@@ -2,12 +2,19 @@
 
 import math
 
+import numpy as np
+
 from tokenreel.kernels.cpu.amx import begin_tiles, end_tiles
 from tokenreel.kernels.cpu.compiler import compiled, inlined
 from tokenreel.kernels.cpu.decoder_step import multiply, multiply_factors, normalize
 from tokenreel.kernels.cpu.factors import factors
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest
-from tokenreel.kernels.cpu.greedy_screen import best_of_panels, screen_row
+from tokenreel.kernels.cpu.greedy_screen import (
+    KeepBound,
+    best_of_panels,
+    bound_panels,
+    screen_row,
+)
 from tokenreel.kernels.cpu.int8_rows import row_bytes
 from tokenreel.kernels.cpu.product import sums
 from tokenreel.kernels.cpu.row_blocks import PANEL
@@ -79,7 +86,7 @@ def greedy_screened(
     shape,
     gain,
     head,
-    screen,
+    screens,
     screened,
     hidden,
     num_rows,
@@ -98,23 +105,33 @@ def greedy_screened(
             break
         screen_row(rows, stride, row, screened)
     barrier(meeting)
-    target = KeepLargest(vocab_size, peaks.reshape(-1), peaks.shape[1])
     short, short_stride = screened.bytes, row_bytes(stride)
-    multiply_factors(
-        rank, meeting, 2, short, short_stride, num_rows, screen.weights, target, scratch
-    )
+    rough, fine = screens.rough, screens.fine
+    bounds, bounds_stride = peaks.reshape(-1), peaks.shape[1]
+    is_rough = num_rows == 1 and len(rough.weights) > 0
+    if is_rough:
+        bound = KeepBound(rough, screened, bounds, bounds_stride)
+        multiply_factors(rank, meeting, 2, short, short_stride, 1, rough.weights, bound, scratch)
+    else:
+        target = KeepLargest(vocab_size, bounds, bounds_stride)
+        multiply_factors(
+            rank, meeting, 2, short, short_stride, num_rows, fine.weights, target, scratch
+        )
     while True:
         row = next_item(meeting, 3)
         if row >= num_rows:
             break
+        limit = np.float32(-np.inf) if is_rough else bound_panels(row, fine, screened, bounds)
         token_id, largest = best_of_panels(
             row,
             rows,
             stride,
             head,
-            screen,
+            fine,
             screened,
-            peaks.reshape(-1),
+            bounds,
+            limit,
+            is_rough,
             vocab_size,
             scratch.sums[rank],
         )

@@ -1,4 +1,4 @@
-"""Which panels of a float32 vocabulary can hold a row's largest logit, told from 8-bit products.
+"""Which panels of a float32 vocabulary can hold a row's largest logit, told from short products.
 
 With ^ for what stands in 8 bits, the product of a row h and a token's weights w is off by
 
@@ -7,6 +7,10 @@ With ^ for what stands in 8 bits, the product of a row h and a token's weights w
 so that the largest logit stands in a panel whose largest 8-bit product reaches, with that bound,
 what the largest of all is at least. Those few panels are computed as the others would have been:
 the result is exact, for a quarter of the reading and, on AMX, a tenth of the arithmetic.
+
+A single row of few elements is looked at in 4 bits of the weights first: an eighth of the reading.
+That bound is wide, and grows with the square root of the depth: of some dozen panels which it
+leaves, the product in 8 bits is asked for before any is computed.
 """
 
 import math
@@ -14,16 +18,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numba import types
+from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
-from tokenreel.kernels.cpu import int8_product
+from tokenreel.kernels.cpu import int8_product, nibble_product
 from tokenreel.kernels.cpu.aligned import zeros
-from tokenreel.kernels.cpu.compiler import inlined, part
-from tokenreel.kernels.cpu.finish import peaks_stride
+from tokenreel.kernels.cpu.compiler import INLINED, inlined, part
+from tokenreel.kernels.cpu.finish import finish, peaks_stride
 from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, quantize_row, row_bytes
 from tokenreel.kernels.cpu.lane_selection import count_at_least
-from tokenreel.kernels.cpu.product import padded, sums
+from tokenreel.kernels.cpu.product import sums
 from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import (
     LANES,
@@ -47,17 +54,36 @@ _SMALLEST, _LARGEST = 1e-12, 1e12
 _LEAST_ERROR = 1e-25
 """Covers what is flushed to zero all the same."""
 _UNBOUNDED = 3e38
+_TOKENS_AT_ONCE = 512
+MAX_ROUGH_DEPTH = 256
+"""Deeper, 4 bits leave so many panels that they do not pay any more."""
 
 
-class Screen(NamedTuple):
+class FineScreen(NamedTuple):
     """The weights in 8 bits, and how far off products with a panel's columns can be."""
 
     weights: Array
-    """Of `int8_product.pack`."""
+    """Of `int8_product.pack_steps`."""
     norms: Array
     """[peaks_stride] float32, 0 in padding: the largest |^w| of a panel, for what a row loses."""
     losses: Array
     """Alike: the largest |^w - w|, and rounding, for a row's norm."""
+
+
+class RoughScreen(NamedTuple):
+    """The weights in 4 bits. What they lose is much, so that each column has a bound of its own."""
+
+    weights: Array
+    """Of `nibble_product.pack_steps`; without a panel where the depth exceeds MAX_ROUGH_DEPTH."""
+    norms: Array
+    """As in `FineScreen`."""
+    losses: Array
+    """[columns] float32, 0 in padding: |^w - w|, and rounding."""
+
+
+class Screens(NamedTuple):
+    rough: RoughScreen
+    fine: FineScreen
 
 
 class ScreenedRows(NamedTuple):
@@ -71,33 +97,47 @@ class ScreenedRows(NamedTuple):
     """[num_rows] float32: |^h - h|"""
 
 
-def make_screen(weight: Tensor) -> Screen:
+def make_screens(weight: Tensor) -> Screens:
     """weight [vocab_size, depth] float32."""
-    num_panels = padded(len(weight)) // PANEL
-    norms, losses = (torch.zeros(peaks_stride(num_panels)) for _ in range(2))
-    all_steps, all_scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
-    # Some panels at a time: wide copies of a large vocabulary would take much memory.
-    for first in range(0, num_panels, LANES):
-        rows = slice(first * PANEL, (first + LANES) * PANEL)
-        part = weight[rows]
+    shallow = weight if weight.shape[1] <= MAX_ROUGH_DEPTH else weight[:0]
+    rough, rough_norms, rough_losses = _shorten(shallow, nibble_product)
+    fine, norms, losses = _shorten(weight, int8_product)
+    return Screens(
+        RoughScreen(rough, _of_panels(rough_norms), _pad(rough_losses, PANEL).numpy()),
+        FineScreen(fine, _of_panels(norms), _of_panels(losses)),
+    )
+
+
+def _of_panels(values: Tensor) -> Array:
+    """The largest of each panel's columns."""
+    largest = _pad(values, PANEL).view(-1, PANEL).amax(1)
+    return _pad(largest, peaks_stride(len(largest))).numpy()
+
+
+def _shorten(weight: Tensor, product: Any) -> tuple[Array, Tensor, Tensor]:
+    """By a module's `quantize` and `pack_steps`: the weights; of each token |^w|, and |^w - w|."""
+    vocab_size = len(weight)
+    all_steps = torch.empty(weight.shape, dtype=torch.int8)
+    all_scales, norms, losses = (torch.empty(vocab_size) for _ in range(3))
+    # Some tokens at a time: wide copies of a large vocabulary would take much memory.
+    for first in range(0, vocab_size, _TOKENS_AT_ONCE):
+        own = slice(first, first + _TOKENS_AT_ONCE)
+        part = weight[own]
         magnitudes = part.abs().amax(1)
         is_held = (magnitudes == 0) | (magnitudes >= _SMALLEST) & (magnitudes <= _LARGEST)
-        steps, scales = int8_product.quantize(part.where(is_held.unsqueeze(1), 0))
-        all_steps[rows], all_scales[rows] = steps, scales
-        exact, taken = part.double(), steps.double() * scales.double().unsqueeze(1)
-        # Of the product's own sum, and of what is done with 8-bit sums and bounds.
+        all_steps[own], all_scales[own] = product.quantize(part.where(is_held.unsqueeze(1), 0))
+        exact = part.double()
+        taken = all_steps[own].double() * all_scales[own].double().unsqueeze(1)
+        # Of the product's own sum, and of what is done with whole sums and bounds.
         rounding = (part.shape[1] + 64) * _ROUNDOFF * (exact.norm(dim=1) + taken.norm(dim=1))
         lost = (taken - exact).norm(dim=1) + rounding
-        own = slice(first, first + -(-len(part) // PANEL))
-        norms[own] = _largest_of_panels(taken.norm(dim=1).where(is_held, 0))
-        losses[own] = _largest_of_panels(lost.where(is_held, _UNBOUNDED))
-    return Screen(int8_product.pack_steps(all_steps, all_scales), norms.numpy(), losses.numpy())
+        norms[own] = _SLACK * taken.norm(dim=1).where(is_held, 0)
+        losses[own] = (_SLACK * lost).where(is_held, _UNBOUNDED).clamp(max=_UNBOUNDED)
+    return product.pack_steps(all_steps, all_scales), norms, losses
 
 
-def _largest_of_panels(values: Tensor) -> Tensor:
-    missing = -len(values) % PANEL
-    whole = torch.cat((values, values.new_zeros(missing))).view(-1, PANEL)
-    return (whole.amax(1) * _SLACK).clamp(max=_UNBOUNDED).float()
+def _pad(values: Tensor, multiple: int) -> Tensor:
+    return pad(values, (0, -len(values) % multiple))
 
 
 def new_screened_rows(num_rows: int, stride: int) -> ScreenedRows:
@@ -130,51 +170,121 @@ def screen_row(rows, stride, row, screened):
 
 
 @part
-def best_of_panels(row, rows, stride, head, screen, screened, peaks, vocab_size, place):
-    """-> the first token with the row's largest logit, and that logit; NaN if a logit may be.
+def bound_panels(row, fine, screened, peaks):
+    """-> what the row's largest logit is at least; NaN if a logit may be.
 
-    peaks: flat [rows, peaks_stride] float32: the largest 8-bit products; padding holds nothing that
-    is the largest. Bounds are written there.
-    place: [1024] float32 of scratch.
+    peaks: flat [rows, peaks_stride] float32: the largest products of `fine`, to which the bounds
+    are added; padding holds nothing that is the largest.
     """
-    num_panels = len(screen.norms)
+    num_panels = len(fine.norms)
     first = row * num_panels
-    limit, highest, summit = np.float32(-np.inf), np.float32(-np.inf), 0
+    loss, norm = broadcast(screened.losses[row]), broadcast(screened.norms[row])
+    limit = np.float32(-np.inf)
     for i in range(0, num_panels, LANES):
-        peak, error = load(peaks, first + i), _error(i, row, screen, screened)
-        top = largest_or_nan(peak, peak)
-        if math.isnan(top):
-            return 0, top
-        if top > highest:
-            highest, summit = top, i
+        peak = load(peaks, first + i)
+        if math.isnan(largest_or_nan(peak, peak)):
+            return np.float32(np.nan)
+        error = _error(norm, load(fine.losses, i), loss, load(fine.norms, i))
         # Finite: less an error that overflows it would be no number.
         peak = maximum(broadcast(-_UNBOUNDED), peak)
         lower = largest_or_nan(peak - error, peak - error)
         if lower > limit:
             limit = lower
         store(peaks, first + i, peak + error)
+    return limit
+
+
+@part
+def best_of_panels(
+    row, rows, stride, head, fine, screened, bounds, limit, is_rough, vocab_size, place
+):
+    """-> the first token with the row's largest logit, and that logit; NaN if a logit may be.
+
+    bounds: flat [rows, peaks_stride] float32: what the logits of a panel do not exceed.
+    limit: what the largest one is at least, or NaN.
+    is_rough: the bounds are those of 4 bits; where they leave a panel, 8 bits are asked.
+    place: [1024] float32 of scratch.
+    """
+    num_panels = len(fine.norms)
+    first = row * num_panels
+    highest, summit = np.float32(-np.inf), 0
+    for i in range(0, num_panels, LANES):
+        bound = load(bounds, first + i)
+        top = largest_or_nan(bound, bound)
+        if math.isnan(top) or math.isnan(limit):
+            return 0, np.float32(np.nan)
+        if top > highest:
+            highest, summit = top, i
     best, best_id = np.float32(-np.inf), 0
     # The highest panels first: what they hold is mostly more than the others can reach.
     for k in range(-1, num_panels // LANES):
         i = summit if k < 0 else k * LANES
-        if k * LANES == summit or count_at_least(load(peaks, first + i), limit) == 0:
+        if k * LANES == summit or count_at_least(load(bounds, first + i), limit) == 0:
             continue
         for panel in range(i, min(i + LANES, len(head))):
-            if peaks[first + panel] >= limit:
-                sums(rows, row, 1, stride, head, panel, place)
-                for column in range(min(PANEL, vocab_size - panel * PANEL)):
-                    logit, token_id = place[column], panel * PANEL + column
-                    if math.isnan(logit):
-                        return 0, logit
-                    if logit > best or (logit == best and token_id < best_id):
-                        best, best_id = logit, token_id
-                limit = max(limit, best)
+            if bounds[first + panel] < limit:
+                continue
+            if is_rough and _fine_bound(row, stride, panel, fine, screened, place) < limit:
+                continue
+            sums(rows, row, 1, stride, head, panel, place)
+            for column in range(min(PANEL, vocab_size - panel * PANEL)):
+                logit, token_id = place[column], panel * PANEL + column
+                if math.isnan(logit):
+                    return 0, logit
+                if logit > best or (logit == best and token_id < best_id):
+                    best, best_id = logit, token_id
+            limit = max(limit, best)
     return best_id, best
 
 
 @inlined
-def _error(i, row, screen, screened):
-    """How far off the products of 16 panels can be, from the one numbered `i`."""
-    loss, norm = broadcast(screened.losses[row]), broadcast(screened.norms[row])
-    own = fma(norm, load(screen.losses, i), broadcast(np.float32(_LEAST_ERROR)))
-    return fma(loss, load(screen.norms, i), own)
+def _fine_bound(row, stride, panel, fine, screened, place):
+    """What a panel's logits do not exceed, by their products in 8 bits."""
+    sums(screened.bytes, row, 1, row_bytes(stride), fine.weights, panel, place)
+    norm, loss = broadcast(screened.norms[row]), broadcast(screened.losses[row])
+    panel_loss, panel_norm = broadcast(fine.losses[panel]), broadcast(fine.norms[panel])
+    error = _error(norm, panel_loss, loss, panel_norm)
+    return _largest_bound(load(place, 0), error, load(place, LANES), error)
+
+
+@inlined
+def _error(row_norm, loss, row_loss, norm):
+    """How far off the product of a row and a column, or a panel, can be."""
+    own = fma(row_norm, loss, broadcast(np.float32(_LEAST_ERROR)))
+    return fma(row_loss, norm, own)
+
+
+@inlined
+def _largest_bound(low, low_error, high, high_error):
+    """Of two vectors of products; NaN if one is."""
+    least = broadcast(-_UNBOUNDED)  # An infinite error added to -inf would be no number.
+    return largest_or_nan(maximum(least, low) + low_error, maximum(least, high) + high_error)
+
+
+class KeepBound(NamedTuple):
+    """Of a product with a rough screen: what each row's logits in a panel do not exceed, or NaN.
+    Those of padding are 0."""
+
+    screen: RoughScreen
+    screened: ScreenedRows
+    out: Array
+    stride: int
+
+
+def _keep_bound(target, sums, row, num_rows, panel):
+    screen, column = target.screen, panel * PANEL
+    norm = broadcast(screen.norms[panel])
+    for i in range(num_rows):
+        row_norm = broadcast(target.screened.norms[row + i])
+        row_loss = broadcast(target.screened.losses[row + i])
+        low = _error(row_norm, load(screen.losses, column), row_loss, norm)
+        high = _error(row_norm, load(screen.losses, column + LANES), row_loss, norm)
+        place = i * PANEL
+        bound = _largest_bound(load(sums, place), low, load(sums, place + LANES), high)
+        target.out[(row + i) * target.stride + panel] = bound
+
+
+@overload(finish, jit_options=INLINED)
+def _overload_finish(target, sums, row, num_rows, panel):
+    is_bound = isinstance(target, types.NamedTuple) and target.instance_class is KeepBound
+    return _keep_bound if is_bound else None

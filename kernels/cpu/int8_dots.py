@@ -15,7 +15,8 @@ from llvmlite import ir
 from tokenreel.kernels.cpu.row_blocks import EmitSums, emit_loop
 from tokenreel.kernels.cpu.vector import LANES, call_llvm, splat
 
-STEP_BYTES = 2048
+TILE_BYTES = 1024
+STEP_BYTES = 2 * TILE_BYTES
 """Two tiles: 64 deep, 32 columns."""
 _QUADS_PER_TURN = 4
 _TURNS_PER_STEP = 4
@@ -35,8 +36,8 @@ class Instruction(NamedTuple):
     num_parts: int
     spread: Callable[[Any, Any], Any]
     """builder, pointer to a row's quad -> the operand for every column."""
-    read: Callable[[Any, Any, int], Any]
-    """builder, pointer to 16 columns' quads, part -> the operand."""
+    widen: Callable[[Any, Any], Any]
+    """builder, the quads of a part's columns as LLVM's vector of bytes -> the operand."""
     add_products: Callable[[Any, Any, Any, Any], Any]
     """builder, a part of the totals, row operand, weight operand -> that part."""
     join: Callable[[Any, list[Any]], Any]
@@ -55,9 +56,7 @@ def _vnni(total: Any, name: str, join: Callable[[Any, list[Any]], Any]) -> Instr
         total,
         _QUAD_BYTES // size,
         lambda builder, pointer: splat(builder, _read(builder, pointer, _I32), total),
-        lambda builder, pointer, part: _read(
-            builder, builder.gep(pointer, [_I64(part * size)]), total
-        ),
+        lambda builder, quads: builder.bitcast(quads, total),
         lambda builder, *operands: call_llvm(builder, name, total, list(operands)),
         join,
     )
@@ -76,12 +75,6 @@ def _spread_shorts(builder: Any, pointer: Any) -> Any:
     quad = builder.zext(_read(builder, pointer, ir.VectorType(_I8, 4)), ir.VectorType(_I16, 4))
     four = splat(builder, builder.bitcast(quad, _I64), ir.VectorType(_I64, 4))
     return builder.bitcast(four, _SHORTS)
-
-
-def _read_shorts(builder: Any, pointer: Any, part: int) -> Any:
-    """The quads of four columns."""
-    place = builder.gep(pointer, [_I64(16 * part)])
-    return builder.sext(_read(builder, place, ir.VectorType(_I8, 16)), _SHORTS)
 
 
 def _add_pairs(builder: Any, total: Any, row: Any, weights: Any) -> Any:
@@ -104,10 +97,6 @@ def _spread_bytes(builder: Any, pointer: Any) -> Any:
     return builder.zext(builder.bitcast(quad, ir.VectorType(_I8, 64)), ir.VectorType(_I32, 64))
 
 
-def _read_bytes(builder: Any, pointer: Any, part: int) -> Any:
-    return builder.sext(_read(builder, pointer, ir.VectorType(_I8, 64)), ir.VectorType(_I32, 64))
-
-
 def _add_four(builder: Any, total: Any, row: Any, weights: Any) -> Any:
     products = builder.mul(row, weights)
     for member in range(4):
@@ -120,20 +109,76 @@ INSTRUCTIONS = {
     "avx512vnni": _vnni(_INTEGERS, "llvm.x86.avx512.vpdpbusd.512", _side_by_side),
     "avxvnni": _vnni(_EIGHT, "llvm.x86.avx512.vpdpbusd.256", _side_by_side),
     # Without VNNI by way of 16 bits: products of 8 bits added in 16 would overflow.
-    "avx2": Instruction(_EIGHT, 4, _spread_shorts, _read_shorts, _add_pairs, _join_pairs),
-    "any": Instruction(_INTEGERS, 1, _spread_bytes, _read_bytes, _add_four, _side_by_side),
+    "avx2": Instruction(
+        _EIGHT,
+        4,
+        _spread_shorts,
+        lambda builder, quads: builder.sext(quads, _SHORTS),
+        _add_pairs,
+        _join_pairs,
+    ),
+    "any": Instruction(
+        _INTEGERS,
+        1,
+        _spread_bytes,
+        lambda builder, quads: builder.sext(quads, ir.VectorType(_I32, 64)),
+        _add_four,
+        _side_by_side,
+    ),
 }
 
 
 def dots_emitter(instruction: Instruction, num_tiles: int) -> EmitSums:
     """Sums of rows with one or two tiles of 16 columns; the depth counts steps."""
 
+    def read_quads(builder, columns):
+        tiles = [builder.gep(columns, [_I64(TILE_BYTES * tile)]) for tile in range(num_tiles)]
+        return [part for tile in tiles for part in _read_parts(builder, tile, instruction)]
+
+    return _emitter(instruction, num_tiles, STEP_BYTES, read_quads)
+
+
+def nibble_dots_emitter(instruction: Instruction) -> EmitSums:
+    """Alike with weights of 4 bits, times 16: the lower halves of the bytes are the first tile's,
+    the upper ones the second's."""
+
+    def read_quads(builder, columns):
+        parts = _read_parts(builder, columns, instruction)
+
+        def each(number):
+            return splat(builder, _I8(number), parts[0].type)
+
+        low = [builder.shl(part, each(4)) for part in parts]
+        high = [builder.and_(part, each(0xF0)) for part in parts]
+        return [*low, *high]
+
+    # So little is read that a single chain of sums would be waited for.
+    return _emitter(instruction, 2, TILE_BYTES, read_quads, num_chains=2)
+
+
+def _read_parts(builder: Any, quads: Any, instruction: Instruction) -> list[Any]:
+    """A quad of each of 16 columns, as vectors of bytes for the parts of the totals."""
+    size = _QUAD_BYTES // instruction.num_parts
+    places = [builder.gep(quads, [_I64(place)]) for place in range(0, _QUAD_BYTES, size)]
+    return [_read(builder, place, ir.VectorType(_I8, size)) for place in places]
+
+
+def _emitter(
+    instruction: Instruction,
+    num_tiles: int,
+    step_bytes: int,
+    read_quads: Callable[[Any, Any], list[Any]],
+    num_chains: int = 1,
+) -> EmitSums:
+    """read_quads: builder, pointer to a quad of the first 16 columns -> the bytes of each part of
+    each tile."""
+
     def emit_sums(builder, dtype, row_pointers, panel, steps):
         def add(turn, totals):
             step = builder.udiv(turn, _I64(_TURNS_PER_STEP))
             within = builder.urem(turn, _I64(_TURNS_PER_STEP))
             first_quad = builder.add(
-                builder.mul(step, _I64(STEP_BYTES)),
+                builder.mul(step, _I64(step_bytes)),
                 builder.mul(within, _I64(_QUADS_PER_TURN * _QUAD_BYTES)),
             )
             for quad in range(_QUADS_PER_TURN):
@@ -142,25 +187,24 @@ def dots_emitter(instruction: Instruction, num_tiles: int) -> EmitSums:
                     instruction.spread(builder, builder.gep(pointer, [depth]))
                     for pointer in row_pointers
                 ]
-                weights = []
-                for tile in range(num_tiles):
-                    place = _I64(tile * STEP_BYTES // 2 + quad * _QUAD_BYTES)
-                    columns = builder.gep(panel, [builder.add(first_quad, place)])
-                    weights += [
-                        instruction.read(builder, columns, part)
-                        for part in range(instruction.num_parts)
-                    ]
-                totals = [
+                place = builder.add(first_quad, _I64(quad * _QUAD_BYTES))
+                quads = read_quads(builder, builder.gep(panel, [place]))
+                weights = [instruction.widen(builder, part) for part in quads]
+                chain, *others = [totals[i : i + count] for i in range(0, len(totals), count)]
+                chain = [
                     instruction.add_products(builder, total, *factors)
-                    for total, factors in zip(totals, product(operands, weights), strict=True)
+                    for total, factors in zip(chain, product(operands, weights), strict=True)
                 ]
+                totals = [total for each in (*others, chain) for total in each]
             return totals
 
         num_parts = instruction.num_parts
         zero = ir.Constant(instruction.total, [0] * instruction.total.count)
         turns = builder.mul(steps, _I64(_TURNS_PER_STEP))
         count = len(row_pointers) * num_tiles * num_parts
-        totals = emit_loop(builder, turns, [zero] * count, add)
+        totals = emit_loop(builder, turns, [zero] * count * num_chains, add)
+        for i in range(count, len(totals)):
+            totals[i % count] = builder.add(totals[i % count], totals[i])
         tiles = [
             instruction.join(builder, totals[i : i + num_parts]) for i in range(0, count, num_parts)
         ]

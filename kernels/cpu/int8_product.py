@@ -24,7 +24,7 @@ from tokenreel.kernels.cpu.vector import LANES, element_pointer, splat
 if TYPE_CHECKING:
     from torch import Tensor
 
-_EPILOGUE_BYTES = 2 * 4 * PANEL
+EPILOGUE_BYTES = 2 * 4 * PANEL
 """Behind a panel's weights: 32 scales in float32, then 32 sums of weights in int32."""
 MAX_ROWS_WITHOUT_TILES = 4
 """So many rows VNNI multiplies faster than AMX."""
@@ -43,10 +43,10 @@ def supported_instructions() -> list[str]:
     return [*(["amx"] if has_tiles else []), *has, "any"]
 
 
-def quantize(weight: "Tensor") -> "tuple[Tensor, Tensor]":
+def quantize(weight: "Tensor", most: float = MAX_STEPS) -> "tuple[Tensor, Tensor]":
     """weight [out, in] -> int8 steps [out, in], float32 size of a step [out].
 
-    The largest magnitude of a row is 127 steps.
+    The largest magnitude of a row is `most` steps.
     """
     import torch
 
@@ -55,7 +55,7 @@ def quantize(weight: "Tensor") -> "tuple[Tensor, Tensor]":
     for first in range(0, len(weight), _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
         wide = weight[rows].float()
-        scales[rows] = wide.abs().amax(1) / MAX_STEPS
+        scales[rows] = wide.abs().amax(1) / most
         steps[rows] = (wide / scales[rows].clamp(min=1e-37).unsqueeze(1)).round()
     return steps, scales
 
@@ -78,7 +78,7 @@ def pack_steps(steps: "Tensor", scales: "Tensor") -> NDArray[np.int8]:
     whole[:num_out, :num_in] = steps
     # Four neighbours along the depth are moved as one number.
     quads = whole.view(torch.int32).view(-1, 2, LANES, whole.shape[1] // STEP, STEP // 4)
-    tiles = quads.permute(0, 3, 1, 4, 2).contiguous().view(len(quads), -1).view(torch.int8)
+    tiles = quads.permute(0, 3, 1, 4, 2).flatten(1).view(torch.int8)
     all_scales = scales.new_zeros(len(whole))
     all_scales[:num_out] = scales
     corrections = whole.sum(1, dtype=torch.int32) * OFFSET
@@ -91,22 +91,28 @@ def make_sums(instruction: str) -> Any:
     multiply = _make_tiles() if instruction == "amx" else _make_blocks(instruction)
 
     def int8_sums(rows, row, num_rows, stride, weights, panel, out):
-        steps = (weights.shape[1] - _EPILOGUE_BYTES) // STEP_BYTES
+        steps = (weights.shape[1] - EPILOGUE_BYTES) // STEP_BYTES
         begin = panel * weights.shape[1]
         multiply(rows, row * stride, num_rows, stride, weights, begin, steps, out)
-        place = row * stride + scale_place(steps * STEP)
-        for i in range(num_rows):
-            scale = read_float(rows, place + i * stride)
-            for column in range(0, PANEL, LANES):
-                epilogue = begin + steps * STEP_BYTES + 4 * column
-                _scale(out, i * PANEL + column, weights, epilogue, scale)
+        scales = row * stride + scale_place(steps * STEP)
+        scale_sums(rows, scales, num_rows, stride, weights, begin + steps * STEP_BYTES, out)
 
     return int8_sums
 
 
+@register_jitable(**INLINED)
+def scale_sums(rows, scales, num_rows, stride, weights, epilogue, out):
+    """Turns rows of 32 integer sums into what they stand for. `scales` is the first row's place of
+    its scale, `epilogue` where the panel's weights end."""
+    for i in range(num_rows):
+        scale = read_float(rows, scales + i * stride)
+        for column in range(0, PANEL, LANES):
+            _scale(out, i * PANEL + column, weights, epilogue + 4 * column, scale)
+
+
 @overload(sums, jit_options=INLINED)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
-    return _fastest_sums if rows.dtype == types.uint8 else None
+    return _fastest_sums if (rows.dtype, weights.dtype) == (types.uint8, types.int8) else None
 
 
 def _make_blocks(name: str) -> Any:

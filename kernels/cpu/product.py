@@ -65,14 +65,15 @@ def sums(rows, row, num_rows, stride, weights, panel, out):
 
     rows: flat, `stride` elements each, padded with zeros along the depth; float32, or bfloat16 for
     AMX, which computes 16 or 32 rows: they must exist, and their sums are read by nobody.
-    weights: one layer's of `pack`. `int8_product` brings rows and weights of 8 bits.
+    weights: one layer's of `pack`. `int8_product` brings rows and weights of 8 bits,
+    `nibble_product` weights of 4.
     """
     raise NotImplementedError("for compiled functions only")
 
 
 @overload(sums, jit_options=INLINED)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
-    if weights.dtype == types.int8:
+    if weights.dtype in (types.int8, types.uint8):
         return None
     return _amx_sums if rows.dtype == types.uint16 else _fma_sums
 

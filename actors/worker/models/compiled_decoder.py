@@ -34,7 +34,7 @@ from tokenreel.kernels.cpu.decoder_step import (
     Weights,
 )
 from tokenreel.kernels.cpu.finish import peaks_stride
-from tokenreel.kernels.cpu.greedy_screen import make_screen, new_screened_rows
+from tokenreel.kernels.cpu.greedy_screen import make_screens, new_screened_rows
 from tokenreel.kernels.cpu.product import ROWS, as_numpy, padded
 from tokenreel.kernels.cpu.product_format import choose_format
 from tokenreel.kernels.cpu.row_blocks import PANEL
@@ -69,7 +69,7 @@ class CompiledDecoder:
         head = embedding if tied else read("lm_head.weight")
         self._head = self._format.pack(head)
         is_screened = self._head.dtype == np.float32 and head.numel() >= MIN_SCREENED
-        self._screen = make_screen(head) if is_screened else None
+        self._screens = make_screens(head) if is_screened else None
         del head
         self._embedding = as_numpy(_pad(embedding, PANEL)).reshape(-1)
         del embedding
@@ -83,7 +83,7 @@ class CompiledDecoder:
         self._team = Team(num_threads, max(num_phases, decoder_head.PHASES))
         self._forward = Specialized(decoder_step.forward)
         self._logits = Specialized(decoder_head.logits)
-        is_screened = self._screen is not None
+        is_screened = self._screens is not None
         self._greedy = Specialized(
             decoder_head.greedy_screened if is_screened else decoder_head.greedy
         )
@@ -171,7 +171,7 @@ class CompiledDecoder:
             self._shape,
             self._norm,
             self._head,
-            *((self._screen, self._screened) if self._screen is not None else ()),
+            *((self._screens, self._screened) if self._screens is not None else ()),
             hidden.reshape(-1),
             num_rows,
             self.config.vocab_size,
@@ -214,7 +214,7 @@ class CompiledDecoder:
         # Behind the last panel nothing is the largest.
         self._peaks = zeros((num_rows, peaks_stride(len(self._head))), np.float32)
         self._peaks.fill(-np.inf)
-        if self._screen is not None:
+        if self._screens is not None:
             self._screened = new_screened_rows(num_rows, self._shape.hidden_stride)
 
 

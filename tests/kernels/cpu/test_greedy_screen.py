@@ -14,8 +14,10 @@ from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
 from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest, finish
 from tokenreel.kernels.cpu.greedy_screen import (
+    KeepBound,
     best_of_panels,
-    make_screen,
+    bound_panels,
+    make_screens,
     new_screened_rows,
     screen_row,
 )
@@ -42,16 +44,46 @@ def multiply(rows, stride, num_rows, weights, target, place):  # type: ignore[no
 
 @compiled
 def screen_all(  # type: ignore[no-untyped-def]
-    rows, depth, num_rows, head, screen, screened, peaks, vocab_size, place, tiles, token_ids, best
+    rows,
+    depth,
+    num_rows,
+    head,
+    screens,
+    screened,
+    peaks,
+    is_rough,
+    vocab_size,
+    place,
+    tiles,
+    token_ids,
+    best,
 ):
     begin_tiles(tiles)
     for row in range(num_rows):
         screen_row(rows, depth, row, screened)
-    target = KeepLargest(vocab_size, peaks, len(screen.norms))
-    multiply(screened.bytes, row_bytes(depth), num_rows, screen.weights, target, place)
+    fine, rough = screens.fine, screens.rough
+    panels_stride = len(fine.norms)
+    short, stride = screened.bytes, row_bytes(depth)
+    if is_rough:
+        bound = KeepBound(rough, screened, peaks, panels_stride)
+        multiply(short, stride, num_rows, rough.weights, bound, place)
+    else:
+        target = KeepLargest(vocab_size, peaks, panels_stride)
+        multiply(short, stride, num_rows, fine.weights, target, place)
     for row in range(num_rows):
+        limit = np.float32(-np.inf) if is_rough else bound_panels(row, fine, screened, peaks)
         token_ids[row], best[row] = best_of_panels(
-            row, rows, depth, head, screen, screened, peaks, vocab_size, place
+            row,
+            rows,
+            depth,
+            head,
+            fine,
+            screened,
+            peaks,
+            limit,
+            is_rough,
+            vocab_size,
+            place,
         )
     end_tiles()
 
@@ -63,23 +95,29 @@ class Head:
         self.vocab_size, depth = weights.shape
         self._depth = padded(depth)
         self._packed = pack(torch.from_numpy(weights), for_amx=False)
-        self._screen = make_screen(torch.from_numpy(weights))
+        self._screens = make_screens(torch.from_numpy(weights))
         self._place = np.empty(ROWS * PANEL, np.float32)
 
-    def screened(self, hidden: Array) -> tuple[Array, Array]:
-        """The tokens, NOT_FINITE where the largest logit is not, and the largest logits."""
+    @property
+    def has_rough_screen(self) -> bool:
+        return len(self._screens.rough.weights) > 0
+
+    def screened(self, hidden: Array, is_rough: bool = False) -> tuple[Array, Array]:
+        """The tokens, NOT_FINITE where the largest logit is not, and the largest logits; by the
+        fine screen alone, or by the rough one first."""
         num_rows = len(hidden)
         token_ids, best = np.empty(num_rows, np.int64), np.empty(num_rows, np.float32)
         space = padded(num_rows, ROWS)
-        peaks = np.full(space * len(self._screen.norms), -np.inf, np.float32)
+        peaks = np.full(space * len(self._screens.fine.norms), -np.inf, np.float32)
         screen_all(
             self._rows(hidden),
             self._depth,
             num_rows,
             self._packed,
-            self._screen,
+            self._screens,
             new_screened_rows(space, self._depth),
             peaks,
+            is_rough,
             self.vocab_size,
             self._place,
             TILE_CONFIGURATION,
@@ -102,14 +140,15 @@ class Head:
 
 
 def assert_exact(hidden: Array, weights: Array) -> None:
-    """The first largest of all logits, and its value to the bit."""
+    """The first largest of all logits, and its value to the bit, by either screen."""
     head = Head(weights)
-    token_ids, best = head.screened(hidden)
     logits = head.logits(hidden)
     is_finite = np.isfinite(logits.max(1))  # NaN if any is
     expected = np.where(is_finite, logits.argmax(1), NOT_FINITE)
-    assert token_ids.tolist() == expected.tolist()
-    assert best[is_finite].tolist() == logits.max(1)[is_finite].tolist()
+    for is_rough in (False, True)[: 1 + head.has_rough_screen]:
+        token_ids, best = head.screened(hidden, is_rough)
+        assert token_ids.tolist() == expected.tolist()
+        assert best[is_finite].tolist() == logits.max(1)[is_finite].tolist()
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 63, 64, 65, 2047, 2048, 2049, 5000])
