@@ -43,6 +43,7 @@ from tokenreel.actors.worker.weights import (
 )
 from tokenreel.kernels.backend import choose_backend
 from tokenreel.kernels.cpu.compiler import compilation_told
+from tokenreel.kernels.cpu.greedy_screen import screens_bytes
 from tokenreel.messages.ids import BlockId, Row, SeqId, StepId
 from tokenreel.messages.lifecycle import WorkerReady
 from tokenreel.messages.options import EngineOptions
@@ -246,14 +247,14 @@ def _check_room_for_weights(
 ) -> None:
     """Said beforehand, because a system that runs out of memory ends processes without a word. On
     a CPU the vocabulary is there twice, tied or not: as a table, and packed for products; a large
-    one in float32 a third time, in 8 bits, to find the largest logit by."""
+    one in float32 a third time, in few bits, to find the largest logit by."""
     needed = num_parameters(config) * dtype.itemsize
     if device.type == "cpu":
         table = config.vocab_size * config.hidden_size
         products = num_parameters(config) - (0 if config.tie_word_embeddings else table)
         needed = products * (1 if quantization else dtype.itemsize) + table * dtype.itemsize
         if dtype == torch.float32 and not quantization and table >= MIN_SCREENED:
-            needed += table
+            needed += screens_bytes(config.vocab_size, config.hidden_size)
     free = free_bytes(device)
     if needed > free:
         raise StartError(

@@ -108,6 +108,11 @@ def make_screens(weight: Tensor) -> Screens:
     )
 
 
+def screens_bytes(vocab_size: int, depth: int) -> int:
+    """What `make_screens` gives takes, but for scales and bounds."""
+    return vocab_size * depth * (3 if depth <= MAX_ROUGH_DEPTH else 2) // 2
+
+
 def _of_panels(values: Tensor) -> Array:
     """The largest of each panel's columns."""
     largest = _pad(values, PANEL).view(-1, PANEL).amax(1)

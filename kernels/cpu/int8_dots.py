@@ -21,6 +21,8 @@ STEP_BYTES = 2 * TILE_BYTES
 _QUADS_PER_TURN = 4
 _TURNS_PER_STEP = 4
 _QUAD_BYTES = 64
+_BYTES_AHEAD = 2048
+"""So far nibbles are prefetched: a processor does so by itself, but stops at the end of a page."""
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _INTEGERS = ir.VectorType(_I32, LANES)
@@ -143,6 +145,7 @@ def nibble_dots_emitter(instruction: Instruction) -> EmitSums:
     the upper ones the second's."""
 
     def read_quads(builder, columns):
+        _prefetch(builder, builder.gep(columns, [_I64(_BYTES_AHEAD)]))
         parts = _read_parts(builder, columns, instruction)
 
         def each(number):
@@ -154,6 +157,13 @@ def nibble_dots_emitter(instruction: Instruction) -> EmitSums:
 
     # So little is read that a single chain of sums would be waited for.
     return _emitter(instruction, 2, TILE_BYTES, read_quads, num_chains=2)
+
+
+def _prefetch(builder: Any, pointer: Any) -> None:
+    """For reading, into the first-level cache. What is not mapped is left alone."""
+    is_write, locality, is_data = _I32(0), _I32(3), _I32(1)
+    operands = [builder.bitcast(pointer, _I8.as_pointer()), is_write, locality, is_data]
+    call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), operands)
 
 
 def _read_parts(builder: Any, quads: Any, instruction: Instruction) -> list[Any]:

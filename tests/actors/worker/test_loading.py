@@ -62,21 +62,23 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
 
 @pytest.mark.parametrize("variant", ["llama", "llama_tied"])
 @pytest.mark.parametrize(
-    ("quantization", "product_bytes", "screen_bytes"), [(None, 4, 0), (None, 4, 1), ("int8", 1, 0)]
+    ("quantization", "product_bytes", "is_screened"),
+    [(None, 4, False), (None, 4, True), ("int8", 1, False)],
 )
 def test_a_vocabulary_needs_room_as_a_table_and_for_products(
     variant: str,
     quantization: str | None,
     product_bytes: int,
-    screen_bytes: int,
+    is_screened: bool,
     small_model: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = small_model(variant)
     vocabulary = model.decoder.config.vocab_size * model.decoder.config.hidden_size
     layers = num_parameters(model.decoder.config) - vocabulary * (2 if variant == "llama" else 1)
-    needed = (layers + vocabulary) * product_bytes + vocabulary * (4 + screen_bytes)
-    monkeypatch.setattr(loading, "MIN_SCREENED", vocabulary + 1 - screen_bytes)
+    needed = (layers + vocabulary) * product_bytes + vocabulary * 4
+    needed += vocabulary * 3 // 2 if is_screened else 0  # 8 bits, and 4
+    monkeypatch.setattr(loading, "MIN_SCREENED", vocabulary + 1 - is_screened)
     options = EngineOptions(
         model=str(model.directory), served_model_name="m", device="cpu", quantization=quantization
     )

@@ -14,6 +14,7 @@ from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
 from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest, finish
 from tokenreel.kernels.cpu.greedy_screen import (
+    MAX_ROUGH_DEPTH,
     KeepBound,
     best_of_panels,
     bound_panels,
@@ -88,6 +89,14 @@ def screen_all(  # type: ignore[no-untyped-def]
     end_tiles()
 
 
+@compiled
+def bound_roughly(rows, depth, num_rows, bound, place):  # type: ignore[no-untyped-def]
+    for row in range(num_rows):
+        screen_row(rows, depth, row, bound.screened)
+    stride = row_bytes(depth)
+    multiply(bound.screened.bytes, stride, num_rows, bound.screen.weights, bound, place)
+
+
 class Head:
     """A vocabulary [vocab_size, depth]."""
 
@@ -126,6 +135,20 @@ class Head:
         )
         return np.where(np.isfinite(best), token_ids, NOT_FINITE), best
 
+    def rough_bounds(self, hidden: Array) -> Array:
+        """[rows, panels]"""
+        space, num_panels = padded(len(hidden), ROWS), len(self._packed)
+        bounds = np.full((space, len(self._screens.fine.norms)), np.nan, np.float32)
+        rows = new_screened_rows(space, self._depth)
+        bound_roughly(
+            self._rows(hidden),
+            self._depth,
+            len(hidden),
+            KeepBound(self._screens.rough, rows, bounds.reshape(-1), bounds.shape[1]),
+            self._place,
+        )
+        return bounds[: len(hidden), :num_panels]
+
     def logits(self, hidden: Array) -> Array:
         stride = len(self._packed) * PANEL
         out = np.empty(len(hidden) * stride, np.float32)
@@ -157,6 +180,41 @@ def test_it_finds_the_argmax(vocab_size: int, depth: int) -> None:
     weights = 0.02 * draw(vocab_size, depth, seed=vocab_size)
     for num_rows in (1, 3, 4, 5, 40):
         assert_exact(draw(num_rows, depth, seed=num_rows), weights)
+
+
+def test_a_deep_vocabulary_is_not_looked_at_in_4_bits() -> None:
+    depths = (16, MAX_ROUGH_DEPTH, MAX_ROUGH_DEPTH + 1)
+    assert [Head(draw(70, n, seed=0)).has_rough_screen for n in depths] == [True, True, False]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    depth=st.integers(1, MAX_ROUGH_DEPTH),
+    vocab_size=st.integers(1, 400),
+    scale=st.sampled_from([1.0, 1e-9, 1e9]),
+)
+def test_no_logit_exceeds_its_panels_rough_bound(
+    seed: int, depth: int, vocab_size: int, scale: float
+) -> None:
+    hidden = np.float32(scale) * draw(3, depth, seed=seed)
+    weights = draw(vocab_size, depth, seed=seed + 1) * draw(vocab_size, 1, seed=seed + 2)
+    head = Head(weights)
+    bounds = np.repeat(head.rough_bounds(hidden), PANEL, 1)[:, :vocab_size]
+    logits = hidden.astype(np.float64) @ weights.T.astype(np.float64)
+    assert (logits <= bounds).all()
+    # Nor is it far above all of them, the padding's 0 included.
+    norms = np.linalg.norm(hidden, axis=1) * np.linalg.norm(weights, axis=1).max()
+    assert (bounds.max(1) - logits.max(1).clip(min=0) <= 0.2 * norms).all()
+
+
+def test_what_a_row_loses_in_8_bits_is_bounded_too() -> None:
+    """Nearly half a step everywhere, in one direction, with weights that lose next to nothing."""
+    hidden = np.full((1, MAX_ROUGH_DEPTH), 0.49, np.float32)
+    hidden[0, :2] = 0, 127
+    weights = np.full((1, MAX_ROUGH_DEPTH), 7, np.float32)
+    weights[0, :2] = 7.5, 0
+    assert Head(weights).rough_bounds(hidden)[0, 0] >= (hidden @ weights.T).item()
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)

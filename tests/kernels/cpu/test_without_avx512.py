@@ -10,7 +10,12 @@ import pytest
 from llvmlite import binding
 
 FOLDER = Path(__file__).parent
-TESTS = ("test_product.py", "test_lane_selection.py", "test_int8_product.py")
+TESTS = (
+    "test_product.py",
+    "test_lane_selection.py",
+    "test_int8_product.py",
+    "test_nibble_product.py",
+)
 
 
 @pytest.mark.skipif(
