@@ -12,13 +12,14 @@ from tokenreel.actors.worker.impossible_step import ImpossibleStep
 from tokenreel.actors.worker.sampling_table import SamplingBatch, SamplingTable
 from tokenreel.actors.worker.step_input import (
     COLUMNS,
+    NO_SEQUENCE,
     Array,
     Extent,
-    Rows,
     StepInput,
     entries_of,
     make_step_input,
     measure,
+    new_rows,
     write_sampled,
 )
 from tokenreel.messages.steps import (
@@ -28,7 +29,6 @@ from tokenreel.messages.steps import (
     StepScheduled,
 )
 
-NO_SEQUENCE = 0
 MAX_INT64 = (1 << 63) - 1
 
 
@@ -55,15 +55,7 @@ class InputBatch:
         self._num_pool_blocks = num_blocks
         self._vocab_size = vocab_size
         self._max_blocks = -(-max_model_len // block_size)
-        self._rows = Rows(
-            seq_ids=np.full(max_num_seqs, NO_SEQUENCE, np.int64),
-            # One place more than a sequence can use: a token sampled at its end needs no check.
-            tokens=np.zeros((max_num_seqs, max_model_len + 1), np.int32),
-            num_known=np.zeros(max_num_seqs, np.int64),
-            room=np.zeros(max_num_seqs, np.int64),
-            tables=np.zeros((max_num_seqs, self._max_blocks), np.int32),
-            last_sampled=np.full(max_num_seqs, -1, np.int64),
-        )
+        self._rows = new_rows(max_num_seqs, max_model_len, self._max_blocks)
         self._num_prompt = np.zeros(max_num_seqs, np.int64)
         self._num_blocks = np.zeros(max_num_seqs, np.int64)
         self._faults: dict[int, str] = {}

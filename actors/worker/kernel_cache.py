@@ -21,13 +21,15 @@ from tokenreel import kernels
 from tokenreel.kernels.cpu.amx_permission import may_use_tiles
 
 VARIABLE = "NUMBA_CACHE_DIR"
+LEVEL_VARIABLE, LEVEL = "NUMBA_OPT", "2"
+"""LLVM's second level makes kernels that are as fast as the third's, in a tenth less time."""
 MAX_VERSIONS = 4
 """Folders of other versions beyond these are removed, the least recently used first. Whoever uses
 one has read it, and what it still writes makes a new one."""
 MIN_FREE_BYTES = 64 << 20
 """A folder on a fuller disk is not used: Numba would fail on it. Kernels take a few megabytes."""
-LOCK, FORWARD_LOCK = "lock", "forward-lock"
-"""Held by who compiles: the forward step has a process, and a lock, of its own."""
+LOCK, AHEAD_LOCK = "lock", "ahead-lock"
+"""Held by who compiles: a process that does so ahead of the worker has a lock of its own."""
 _VERSION = re.compile("[0-9a-f]{32}")
 MAX_WAIT_S = 300.0
 _LOOK_EVERY_S = 0.05
@@ -36,7 +38,8 @@ _LOOK_EVERY_S = 0.05
 def use_kernel_cache() -> Path | None:
     """Points Numba at the folder for these kernels, in `tokenreel/kernels` in $NUMBA_CACHE_DIR,
     $XDG_CACHE_HOME or ~/.cache, or else in a folder of this user's among temporary files. None:
-    nothing is kept."""
+    nothing is kept. How much they are optimized is chosen too, unless $NUMBA_OPT says it."""
+    os.environ.setdefault(LEVEL_VARIABLE, LEVEL)
     name = _name()
     for parent in _places(name):
         folder = parent / name
@@ -107,7 +110,8 @@ def _name() -> str:
     """A hash of all kernels and the compiler, and of what the system allows; Numba itself minds
     the processor."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{version('numba')} {version('llvmlite')} {may_use_tiles()}".encode())
+    level = os.environ[LEVEL_VARIABLE]
+    digest.update(f"{version('numba')} {version('llvmlite')} {level} {may_use_tiles()}".encode())
     folder = Path(next(iter(kernels.__path__)), "cpu")
     for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())

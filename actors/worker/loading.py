@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from tokenreel.actors.runtime.actor import StartError
+from tokenreel.actors.worker.compiling_ahead import CompilingAhead
 from tokenreel.actors.worker.device import (
     check_batch_invariance,
     choose_device,
@@ -18,7 +19,6 @@ from tokenreel.actors.worker.device import (
     choose_quantization,
     set_num_threads,
 )
-from tokenreel.actors.worker.forward_compilation import ForwardCompilation
 from tokenreel.actors.worker.input_batch import InputBatch
 from tokenreel.actors.worker.kernel_cache import kernel_cache_held
 from tokenreel.actors.worker.kv_cache import (
@@ -65,8 +65,8 @@ class LoadedWorker:
     """One short line for a person."""
 
 
-def load(options: EngineOptions, forward: ForwardCompilation | None = None) -> LoadedWorker:
-    """forward: it may still be under way."""
+def load(options: EngineOptions, ahead: CompilingAhead | None = None) -> LoadedWorker:
+    """ahead: it may still be under way."""
     directory = Path(options.model)
     config = read_decoder_config(ConfigFile.read(directory))
     max_model_len = choose_max_model_len(options, config)
@@ -80,7 +80,7 @@ def load(options: EngineOptions, forward: ForwardCompilation | None = None) -> L
         model, name = load_model(
             options, directory, config, device, dtype, quantization, max_model_len, num_threads
         )
-    runner, num_blocks = make_runner(options, model, max_model_len, forward)
+    runner, num_blocks = make_runner(options, model, max_model_len, ahead)
     ready = WorkerReady(
         num_blocks=num_blocks,
         block_size=options.block_size,
@@ -148,13 +148,14 @@ def make_runner(
     options: EngineOptions,
     model: Model,
     max_model_len: int,
-    forward: ForwardCompilation | None = None,
+    ahead: CompilingAhead | None = None,
 ) -> tuple[ModelRunner, int]:
     """A runner that has carried out a first step, and the number of its blocks."""
     block_size = options.block_size
     if block_size < 1:
         raise StartError("--block-size should be at least 1")
-    if model.device.type == "cuda":
+    is_gpu = model.device.type == "cuda"
+    if is_gpu:
         peak_bytes = _measure_largest_step(options, model, max_model_len)
         utilization = options.gpu_memory_utilization
         available = available_device_bytes(model.device, utilization, peak_bytes)
@@ -168,7 +169,8 @@ def make_runner(
         free_bytes=free_bytes(model.device),
     )
     runner = _new_runner(options, model, max_model_len, num_blocks)
-    length = min(block_size, max_model_len, options.max_num_batched_tokens)
+    # On a GPU kernels are compiled for one token, and for more.
+    length = min(block_size, max_model_len, options.max_num_batched_tokens) if is_gpu else 1
 
     def take_first_steps(runner: ModelRunner) -> None:
         """They pay for what is compiled, or set up by libraries, when it is first used."""
@@ -176,9 +178,9 @@ def make_runner(
             _run_alone(runner, _prompts(1, length, block_size, sampling))
 
     with kernel_cache_held(), compilation_told(_tell_of_compilation):
-        if forward is not None and isinstance(model, CompiledDecoder):
+        if ahead is not None and isinstance(model, CompiledDecoder):
             take_first_steps(_new_runner(options, WithoutLayers(model), max_model_len, 1))
-            forward.wait()
+            ahead.wait()
         take_first_steps(runner)
     return runner, num_blocks
 

@@ -15,7 +15,7 @@ import msgspec
 from tokenreel.actors.runtime.actor import Actor, ActorRuntime, run_actor
 from tokenreel.actors.runtime.channels import Frame
 from tokenreel.actors.runtime.topology import role_of
-from tokenreel.actors.worker.forward_compilation import forward_compilation
+from tokenreel.actors.worker.compiling_ahead import compiling_ahead
 from tokenreel.actors.worker.impossible_step import ImpossibleStep
 from tokenreel.actors.worker.kernel_cache import use_kernel_cache
 from tokenreel.messages.codec import MalformedMessage, decode, encode
@@ -62,10 +62,10 @@ class WorkerActor(Actor):
         # What is made meanwhile mostly stays; collections took a tenth of the compilation.
         gc.disable()
         try:
-            with forward_compilation(self.runtime.options) as forward:
+            with compiling_ahead(self.runtime.options) as ahead:
                 from tokenreel.actors.worker.loading import load
 
-                loaded = load(self.runtime.options, forward)
+                loaded = load(self.runtime.options, ahead)
         finally:
             gc.enable()
         # Nobody waits for a walk over it either, now or later: 0.2 s, 0.3 after a compilation.

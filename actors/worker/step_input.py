@@ -15,6 +15,7 @@ from tokenreel.messages.steps import ScheduledSequence
 
 Array = NDArray[Any]
 
+NO_SEQUENCE = 0
 COLUMNS = "seq_ids", "rows", "starts", "lengths", "num_logits"
 """Of entries, [num_seqs, 5] int64: a step's scheduled sequences."""
 SEQ_ID, ROW, START, LENGTH, NUM_LOGITS = range(len(COLUMNS))
@@ -53,7 +54,7 @@ class Rows(NamedTuple):
     """The running batch, by row: what steps are made of."""
 
     seq_ids: Array
-    """[max_num_seqs] int64."""
+    """[max_num_seqs] int64, or NO_SEQUENCE."""
     tokens: Array
     """[max_num_seqs, max_model_len + 1] int32."""
     num_known: Array
@@ -64,6 +65,18 @@ class Rows(NamedTuple):
     """[max_num_seqs, max_blocks] int32."""
     last_sampled: Array
     """[max_num_seqs] int64: where the row's last sampled token stands, or -1: it is known."""
+
+
+def new_rows(max_num_seqs: int, max_model_len: int, max_blocks: int) -> Rows:
+    return Rows(
+        seq_ids=np.full(max_num_seqs, NO_SEQUENCE, np.int64),
+        # One place more than a sequence can use: a token sampled at its end needs no check.
+        tokens=np.zeros((max_num_seqs, max_model_len + 1), np.int32),
+        num_known=np.zeros(max_num_seqs, np.int64),
+        room=np.zeros(max_num_seqs, np.int64),
+        tables=np.zeros((max_num_seqs, max_blocks), np.int32),
+        last_sampled=np.full(max_num_seqs, -1, np.int64),
+    )
 
 
 class Extent(NamedTuple):
@@ -211,3 +224,13 @@ def _write(rows: Rows, step: StepInput, token_ids: Array) -> None:
 
 _measure_entries, _fill_step = Specialized(_measure), Specialized(_fill)
 _write_tokens = Specialized(_write)
+
+
+def compile_ahead() -> None:
+    """All of these, without a step."""
+    entries, no_bounds, no_flags = entries_of([]), np.empty((0, 2), np.int64), np.empty(0, np.bool_)
+    step = _new_step_input(0, Extent(0, 0, 0, 0), 1)
+    rows = new_rows(0, 0, 0)
+    _measure_entries.compile(entries, no_bounds, no_flags)
+    _fill_step.compile(entries, rows, 1, False, no_flags, step)
+    _write_tokens.compile(rows, step, step.sampled_indices)

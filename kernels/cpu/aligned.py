@@ -2,6 +2,7 @@
 crosses two lines is read as two: up to a tenth of a product's time."""
 
 import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -18,3 +19,13 @@ def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     memory = np.zeros(num_bytes + LINE, np.uint8)
     first = -memory.ctypes.data % LINE
     return memory[first : first + num_bytes].view(dtype).reshape(sizes)
+
+
+def untouched(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Zeros of which little is used at first, in small pages: the system clears a large one, that
+    NumPy would have asked for, whole when the first of its elements is written."""
+    num_bytes = math.prod(map(int, shape)) * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, max(1, num_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8, num_bytes).view(dtype).reshape(shape)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tokenreel.actors.worker.model_config import DecoderConfig
-from tokenreel.kernels.cpu.aligned import zeros
+from tokenreel.kernels.cpu.aligned import untouched
 from tokenreel.kernels.cpu.attention_plan import (
     NO_WINDOW,
     AttentionPlan,
@@ -52,8 +52,8 @@ class CompiledCache:
         head_dim, slots = padded(config.head_dim, LANES), padded(block_size, LANES)
         heads = (config.num_layers, num_blocks, config.num_kv_heads)
         self.pages = Pages(
-            zeros((*heads, head_dim, slots), element_type(dtype)),
-            zeros((*heads, slots, head_dim), element_type(dtype)),
+            untouched((*heads, head_dim, slots), element_type(dtype)),
+            untouched((*heads, slots, head_dim), element_type(dtype)),
         )
 
     def plans(self, num_tokens: int, num_seqs: int) -> tuple[AttentionPlan, ...]:

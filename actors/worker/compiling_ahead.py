@@ -1,7 +1,7 @@
-"""At a first start, a process that compiles the largest kernel: a forward step, half of all.
+"""At a first start, a process that compiles half of all: a step's arrays, and the forward step.
 
-It begins before PyTorch is imported, and needs none; the worker compiles the rest meanwhile, then
-finds this one kept on disk. If anything is amiss the worker compiles it too, as it would alone.
+It begins before PyTorch is imported, and needs none; the worker compiles the rest meanwhile, and
+finds these kept on disk. If anything is amiss the worker compiles them too, as it would alone.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.runtime.parent import leave_with_parent
-from tokenreel.actors.worker.kernel_cache import FORWARD_LOCK, VARIABLE, kernel_cache_held
+from tokenreel.actors.worker.kernel_cache import AHEAD_LOCK, VARIABLE, kernel_cache_held
 from tokenreel.actors.worker.model_config import DTYPES, ConfigFile
 from tokenreel.actors.worker.models.registry import read_decoder_config
 from tokenreel.messages.options import EngineOptions
 
 MAX_WAIT_S = 120.0
-_MODULE = "tokenreel.actors.worker.forward_compilation"
+_MODULE = "tokenreel.actors.worker.compiling_ahead"
 _CUDA_DEVICE = Path("/dev/nvidiactl")
 
 
-class ForwardCompilation:
+class CompilingAhead:
     """The process, which ends with this one, whatever happens to it."""
 
     def __init__(self, number_format: list[str]) -> None:
@@ -49,20 +49,20 @@ class ForwardCompilation:
 
 
 @contextlib.contextmanager
-def forward_compilation(options: EngineOptions) -> Iterator[ForwardCompilation | None]:
+def compiling_ahead(options: EngineOptions) -> Iterator[CompilingAhead | None]:
     """None: there is nothing to compile that could be handed over. To be left when the worker has
     carried out a step."""
     folder, number_format = os.environ.get(VARIABLE), _number_format(options)
     if folder is None or number_format is None:
         yield None
         return
-    # Numba alone could tell whether it has this kernel: it takes half a second to ask.
+    # Numba alone could tell whether it has these kernels: it takes half a second to ask.
     mark = Path(folder, "-".join(["has", sys.implementation.cache_tag or "", *number_format]))
     if mark.exists():
         yield None
         return
     try:
-        compilation = ForwardCompilation(number_format)
+        compilation = CompilingAhead(number_format)
     except OSError as error:
         print(f"worker: no second process to compile with: {error}", file=sys.stderr)
         yield None
@@ -77,7 +77,7 @@ def forward_compilation(options: EngineOptions) -> Iterator[ForwardCompilation |
 
 
 def _number_format(options: EngineOptions) -> list[str] | None:
-    """What the kernel depends on: element type, quantization, number of kinds of attention. None
+    """What a forward step depends on: element type, quantization, number of attention's kinds. None
     if the model is not for a CPU, or cannot be loaded, which is told when that is tried."""
     has_gpu = options.device == "auto" and _CUDA_DEVICE.exists()
     if has_gpu or options.device not in ("auto", "cpu"):
@@ -97,6 +97,7 @@ def main(dtype: str, quantization: str, num_kinds: str) -> None:
 
     # What is made stays until the end, which is near.
     gc.disable()
+    from tokenreel.actors.worker import step_input
     from tokenreel.kernels.cpu.compiler import Specialized
     from tokenreel.kernels.cpu.decoder_step import forward
     from tokenreel.kernels.cpu.forward_arguments import forward_arguments
@@ -105,7 +106,8 @@ def main(dtype: str, quantization: str, num_kinds: str) -> None:
     arguments = forward_arguments(
         ELEMENT_TYPES[dtype], None if quantization == "as-is" else quantization, int(num_kinds)
     )
-    with kernel_cache_held(FORWARD_LOCK):
+    with kernel_cache_held(AHEAD_LOCK):
+        step_input.compile_ahead()  # The worker wants it first.
         Specialized(forward).compile(*arguments)
     # Taking everything apart would take a quarter of a second.
     os._exit(0)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,19 @@ from typing import Any
 import pytest
 
 from tokenreel.actors.runtime.parent import ORPHAN_EXIT_CODE
-from tokenreel.actors.worker import forward_compilation as module
-from tokenreel.actors.worker.forward_compilation import forward_compilation
+from tokenreel.actors.worker import compiling_ahead as module
+from tokenreel.actors.worker.compiling_ahead import compiling_ahead
 from tokenreel.actors.worker.kernel_cache import VARIABLE
 from tokenreel.actors.worker.loading import load
 from tokenreel.messages.options import EngineOptions
 
 NewOptions = Callable[..., EngineOptions]
+STEP_INPUT = {"step_input._measure": 1, "step_input._fill": 1, "step_input._write": 1}
+
+
+def kept(folder: Path) -> Counter[str]:
+    """How many types of each function's arguments are kept compiled."""
+    return Counter(path.name.partition("-")[0] for path in folder.rglob("*.nbc"))
 
 
 @pytest.fixture
@@ -45,25 +52,39 @@ def test_it_compiles_and_a_second_start_has_none(
 ) -> None:
     options = new_options()
     capfd.readouterr()
-    with forward_compilation(options) as compilation:
+    with compiling_ahead(options) as compilation:
         assert compilation is not None
         compilation.wait()
-    assert len(list(folder.rglob("decoder_step.forward*.nbc"))) == 1
+    assert kept(folder) == {"decoder_step.forward": 1, **STEP_INPUT}
     assert capfd.readouterr() == ("", "")
-    with forward_compilation(options) as compilation:
+    with compiling_ahead(options) as compilation:
         assert compilation is None
-    with forward_compilation(new_options(dtype="bfloat16")) as compilation:
+    with compiling_ahead(new_options(dtype="bfloat16")) as compilation:
         assert compilation is not None, "another format is compiled apart"
+
+
+def test_the_worker_calls_what_it_compiled(folder: Path, new_options: NewOptions) -> None:
+    """Of one type each: otherwise the worker had compiled another, and waited for nothing."""
+    options = new_options()
+    with compiling_ahead(options) as compilation:
+        assert compilation is not None
+        compilation.wait()
+        load(options, compilation)
+    now = kept(folder)
+    assert {name: now[name] for name in ("decoder_step.forward", *STEP_INPUT)} == {
+        "decoder_step.forward": 1,
+        **STEP_INPUT,
+    }
 
 
 def test_without_it_the_worker_does_its_work(
     folder: Path, failing: None, new_options: NewOptions, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = new_options()
-    with forward_compilation(options) as compilation:
+    with compiling_ahead(options) as compilation:
         assert load(options, compilation).ready.num_blocks > 0
     assert "no_such_module" in capfd.readouterr().err, "why it failed is told"
-    with forward_compilation(options) as compilation:
+    with compiling_ahead(options) as compilation:
         assert compilation is not None, "it is tried again"
 
 
@@ -77,7 +98,7 @@ def test_where_there_can_be_no_more_processes_the_worker_is_alone(
         raise BlockingIOError("Resource temporarily unavailable")
 
     monkeypatch.setattr(module.subprocess, "Popen", refuse)
-    with forward_compilation(new_options()) as compilation:
+    with compiling_ahead(new_options()) as compilation:
         assert compilation is None
     assert "Resource temporarily unavailable" in capsys.readouterr().err
 
@@ -85,12 +106,12 @@ def test_where_there_can_be_no_more_processes_the_worker_is_alone(
 def test_a_worker_that_fails_leaves_nothing_behind(folder: Path, new_options: NewOptions) -> None:
     with (
         pytest.raises(RuntimeError, match="out of luck"),
-        forward_compilation(new_options()) as compilation,
+        compiling_ahead(new_options()) as compilation,
     ):
         assert compilation is not None
         raise RuntimeError("out of luck")
     assert compilation._process.returncode is not None
-    with forward_compilation(new_options()) as compilation:
+    with compiling_ahead(new_options()) as compilation:
         assert compilation is not None, "the kernel is not taken for compiled"
 
 
@@ -100,7 +121,7 @@ def test_a_worker_that_fails_leaves_nothing_behind(folder: Path, new_options: Ne
 def test_there_is_none_where_it_is_of_no_use(
     changes: dict[str, Any], folder: Path, new_options: NewOptions
 ) -> None:
-    with forward_compilation(new_options(**changes)) as compilation:
+    with compiling_ahead(new_options(**changes)) as compilation:
         assert compilation is None
 
 
@@ -108,7 +129,7 @@ def test_there_is_none_where_nothing_is_kept(
     new_options: NewOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE)
-    with forward_compilation(new_options()) as compilation:
+    with compiling_ahead(new_options()) as compilation:
         assert compilation is None
 
 
