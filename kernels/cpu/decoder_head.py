@@ -46,17 +46,18 @@ def greedy(
     num_rows,
     vocab_size,
     peaks,
+    peaks_stride,
     token_ids,
     scratch,
 ):
     """The first token with the largest logit of each row, NOT_FINITE if that logit is.
 
-    peaks: [a multiple of 16 rows, peaks_stride] float32, for each panel's largest logit. The
+    peaks: flat [a multiple of 16 rows, peaks_stride] float32, for each panel's largest logit. The
     winner's place in its panel is found by computing the panel once more, for that row.
     """
     begin_tiles(scratch.tiles)
     normalize(meeting, 0, hidden, num_rows, gain, shape, scratch)
-    target = KeepLargest(vocab_size, peaks.reshape(-1), peaks.shape[1])
+    target = KeepLargest(vocab_size, peaks, peaks_stride)
     multiply(rank, meeting, 1, scratch.rows, shape.hidden_stride, num_rows, head, target, scratch)
     rows, stride = factors(scratch.rows, shape.hidden_stride, scratch.factors)
     place = scratch.sums[rank]
@@ -64,17 +65,17 @@ def greedy(
         row = next_item(meeting, 2)
         if row >= num_rows:
             break
-        panel = 0
+        panel, largest = 0, peaks[row * peaks_stride]
         for other in range(1, len(head)):
-            peak = peaks[row, other]
+            peak = peaks[row * peaks_stride + other]
             # No comparison with NaN is true: once there, it stays.
-            if peak > peaks[row, panel] or math.isnan(peak):
-                panel = other
+            if peak > largest or math.isnan(peak):
+                panel, largest = other, peak
         sums(rows, row, 1, stride, head, panel, place)
         column = 0
-        while place[column] != peaks[row, panel] and column < PANEL - 1:
+        while place[column] != largest and column < PANEL - 1:
             column += 1
-        token_ids[row] = _if_finite(panel * PANEL + column, peaks[row, panel])
+        token_ids[row] = _if_finite(panel * PANEL + column, largest)
     end_tiles()
     barrier(meeting)
 
@@ -92,6 +93,7 @@ def greedy_screened(
     num_rows,
     vocab_size,
     peaks,
+    peaks_stride,
     token_ids,
     scratch,
 ):
@@ -107,13 +109,12 @@ def greedy_screened(
     barrier(meeting)
     short, short_stride = screened.bytes, row_bytes(stride)
     rough, fine = screens.rough, screens.fine
-    bounds, bounds_stride = peaks.reshape(-1), peaks.shape[1]
     is_rough = num_rows == 1 and len(rough.weights) > 0
     if is_rough:
-        bound = KeepBound(rough, screened, bounds, bounds_stride)
+        bound = KeepBound(rough, screened, peaks, peaks_stride)
         multiply_factors(rank, meeting, 2, short, short_stride, 1, rough.weights, bound, scratch)
     else:
-        target = KeepLargest(vocab_size, bounds, bounds_stride)
+        target = KeepLargest(vocab_size, peaks, peaks_stride)
         multiply_factors(
             rank, meeting, 2, short, short_stride, num_rows, fine.weights, target, scratch
         )
@@ -121,7 +122,7 @@ def greedy_screened(
         row = next_item(meeting, 3)
         if row >= num_rows:
             break
-        limit = np.float32(-np.inf) if is_rough else bound_panels(row, fine, screened, bounds)
+        limit = np.float32(-np.inf) if is_rough else bound_panels(row, fine, screened, peaks)
         token_id, largest = best_of_panels(
             row,
             rows,
@@ -129,7 +130,7 @@ def greedy_screened(
             head,
             fine,
             screened,
-            bounds,
+            peaks,
             limit,
             is_rough,
             vocab_size,

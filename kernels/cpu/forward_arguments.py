@@ -28,7 +28,7 @@ def forward_arguments(
         Shape(1, 1, 1, 1, 1, 1, 1.0),
         _weights(_empty(1 + products.num_dims, products.weight_type)),
         _empty(1, element_type),
-        (_empty(2), _empty(2)),
+        (_empty(1), _empty(1)),
         kinds,
         tuple(new_attention_plan(kind, 1, 1, 1, 1) for kind in kinds),
         Pages(_empty(5, element_type), _empty(5, element_type)),

@@ -36,10 +36,10 @@ def rotate_and_store(
 
     shape: `attention_plan.AttentionShape`. positions: [num_tokens] int32. slot_mapping:
     [num_tokens] int64, block * block_size + offset; negative: the token is not stored.
-    cosines, sines: [max_positions, head_dim / 2] float32.
+    cosines, sines: flat [max_positions, head_dim / 2] float32.
     query_gain, key_gain: [padded head_dim] float32, or empty: not normalized.
-    qkv: [num_tokens, num_heads + 2 * num_kv_heads, padded head_dim] float32; queries and keys are
-    changed in place. Padding holds zeros, and is stored as such.
+    qkv: flat [num_tokens, num_heads + 2 * num_kv_heads, padded head_dim] float32; queries and keys
+    are changed in place. Padding holds zeros, and is stored as such.
     key_cache: [num_blocks, num_kv_heads, padded head_dim, padded block_size];
     value_cache: [num_blocks, num_kv_heads, padded block_size, padded head_dim].
     """
@@ -78,7 +78,7 @@ def _store(qkv, key, value, key_cache, value_cache, block, head, offset):
 def _rotate(qkv, place, half, cosines, sines, angle):
     """Turns the pairs of one head by the angles that begin at `angle`."""
     if half % LANES != 0:
-        _rotate_singly(qkv.reshape(-1), place, half, cosines.reshape(-1), sines.reshape(-1), angle)
+        _rotate_singly(qkv, place, half, cosines, sines, angle)
         return
     for i in range(0, half, LANES):
         cosine, sine = load(cosines, angle + i), load(sines, angle + i)

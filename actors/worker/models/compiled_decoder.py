@@ -76,7 +76,8 @@ class CompiledDecoder:
         self._weights = _read_layers(config, read, self._format.pack)
         self._norm = _vector(read("model.norm.weight"), PANEL)
         rotations = rotation_table(config.rope, config.head_dim, max_model_len)
-        self._rotations = rotations.real.contiguous().numpy(), rotations.imag.contiguous().numpy()
+        cosines, sines = rotations.real.contiguous(), rotations.imag.contiguous()
+        self._rotations = cosines.view(-1).numpy(), sines.view(-1).numpy()
         self._max_model_len = max_model_len
         self._shape = _shape(config)
         num_phases = 1 + config.num_layers * PHASES_PER_LAYER
@@ -175,7 +176,8 @@ class CompiledDecoder:
             hidden.reshape(-1),
             num_rows,
             self.config.vocab_size,
-            self._peaks,
+            self._peaks.reshape(-1),
+            self._peaks.shape[1],
             token_ids,
             self._scratch,
         )

@@ -80,11 +80,11 @@ def test_agrees_with_pytorch(
         shape,
         positions.numpy(),
         slots.numpy(),
-        angles.cos().numpy(),
-        angles.sin().numpy(),
+        angles.cos().flatten().numpy(),
+        angles.sin().flatten().numpy(),
         *(gains.numpy() if is_normed else np.zeros((2, 0), np.float32)),
         EPS,
-        qkv.numpy(),
+        qkv.view(-1).numpy(),
         as_numpy(keys),
         as_numpy(values),
     )
@@ -122,11 +122,13 @@ def test_a_token_has_the_same_bits_in_any_range(num_alone: int) -> None:
     positions, slots = np.arange(7, dtype=np.int32), np.arange(7, dtype=np.int64)
     gain = np.random.default_rng(0).standard_normal(32, np.float32)
     caches = np.zeros((2, 1, 2, 32, 16), np.float32)
-    tables = angles.cos().numpy(), angles.sin().numpy(), gain, gain, EPS
+    tables = angles.cos().flatten().numpy(), angles.sin().flatten().numpy(), gain, gain, EPS
 
     def run(first: int, end: int, rows: Tensor) -> None:
         pages = caches[0], caches[1].reshape(1, 2, 16, 32)
-        _rotate_and_store(first, end, shape, positions, slots, *tables, rows.numpy(), *pages)
+        _rotate_and_store(
+            first, end, shape, positions, slots, *tables, rows.view(-1).numpy(), *pages
+        )
 
     run(0, 7, qkv)
     for first in range(0, 7, num_alone):
