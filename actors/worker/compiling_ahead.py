@@ -1,4 +1,4 @@
-"""At a first start, a process that compiles half of all: a step's arrays, and the forward step.
+"""At a first start, a process that compiles half of all: what makes a step's arrays, and the step.
 
 It begins before PyTorch is imported, and needs none; the worker compiles the rest meanwhile, and
 finds these kept on disk. If anything is amiss the worker compiles them too, as it would alone.

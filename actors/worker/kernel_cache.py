@@ -29,7 +29,8 @@ one has read it, and what it still writes makes a new one."""
 MIN_FREE_BYTES = 64 << 20
 """A folder on a fuller disk is not used: Numba would fail on it. Kernels take a few megabytes."""
 LOCK, AHEAD_LOCK = "lock", "ahead-lock"
-"""Held by who compiles: a process that does so ahead of the worker has a lock of its own."""
+"""Held by who compiles: a process that does so ahead of the worker has a lock of its own. Should
+both compile the same function, it is for the same types: either's file is good."""
 _VERSION = re.compile("[0-9a-f]{32}")
 MAX_WAIT_S = 300.0
 _LOOK_EVERY_S = 0.05
@@ -107,8 +108,8 @@ def _prepare(folder: Path) -> bool:
 
 
 def _name() -> str:
-    """A hash of all kernels and the compiler, and of what the system allows; Numba itself minds
-    the processor."""
+    """A hash of all kernels, of the compiler and its level, and of what the system allows; Numba
+    itself minds the processor."""
     digest = hashlib.blake2b(digest_size=16)
     level = os.environ[LEVEL_VARIABLE]
     digest.update(f"{version('numba')} {version('llvmlite')} {level} {may_use_tiles()}".encode())

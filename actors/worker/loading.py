@@ -5,6 +5,7 @@ Everything that a person can get wrong ends here, as a `StartError` that says wh
 
 import math
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,7 +170,8 @@ def make_runner(
         free_bytes=free_bytes(model.device),
     )
     runner = _new_runner(options, model, max_model_len, num_blocks)
-    # On a GPU kernels are compiled for one token, and for more.
+    # A CPU's kernels are the same for any number of tokens, and one touches the fewest pages; a
+    # GPU's are others for one than for more.
     length = min(block_size, max_model_len, options.max_num_batched_tokens) if is_gpu else 1
 
     def take_first_steps(runner: ModelRunner) -> None:
@@ -177,7 +179,10 @@ def make_runner(
         for sampling in EVERY_WAY_TO_SAMPLE:
             _run_alone(runner, _prompts(1, length, block_size, sampling))
 
-    with kernel_cache_held(), compilation_told(_tell_of_compilation):
+    if ahead is not None:
+        _tell_of_compilation()
+    told = compilation_told(_tell_of_compilation) if ahead is None else nullcontext()
+    with kernel_cache_held(), told:
         if ahead is not None and isinstance(model, CompiledDecoder):
             take_first_steps(_new_runner(options, WithoutLayers(model), max_model_len, 1))
             ahead.wait()
@@ -186,7 +191,7 @@ def make_runner(
 
 
 def _tell_of_compilation() -> None:
-    print("compiling kernels for this processor, once: some 10 s", file=sys.stderr, flush=True)
+    print("compiling kernels for this processor, once: 5 to 20 s", file=sys.stderr, flush=True)
 
 
 def num_parameters(config: DecoderConfig) -> int:

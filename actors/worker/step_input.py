@@ -227,7 +227,7 @@ _write_tokens = Specialized(_write)
 
 
 def compile_ahead() -> None:
-    """All of these, without a step."""
+    """Compiles the three without a step, for the types of arguments that steps have, no others."""
     entries, no_bounds, no_flags = entries_of([]), np.empty((0, 2), np.int64), np.empty(0, np.bool_)
     step = _new_step_input(0, Extent(0, 0, 0, 0), 1)
     rows = new_rows(0, 0, 0)

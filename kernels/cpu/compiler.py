@@ -7,9 +7,10 @@ and becomes machine code, with all of its parts in it. That is a third of the co
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from numba import config, njit, typeof
+from numba.core.caching import FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, register_pass
@@ -42,9 +43,10 @@ def compiled(function: Function) -> Function:
     is allocated, and the caller keeps what it hands over; it was a tenth of the compilation.
     """
     source = getattr(function, "py_func", function)
-    is_kept = bool(config.CACHE_DIR)
-    decorated: Function = njit(cache=is_kept, pipeline_class=_Compiler, **_OPTIONS)(source)
-    return decorated
+    decorated: Any = njit(pipeline_class=_Compiler, **_OPTIONS)(source)
+    if config.CACHE_DIR:
+        decorated._cache = _Kept(source)
+    return cast(Function, decorated)
 
 
 def part(function: Function) -> Function:
@@ -97,6 +99,17 @@ class Specialized:
             types = tuple(map(typeof, arguments))
             if types != self._types:
                 raise TypeError(f"{self._function.__name__} was specialized for {self._types}")
+
+
+class _Kept(FunctionCache):  # type: ignore[misc]
+    """Results on disk. A damaged file, as a power cut may leave one, is as good as none."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # Reading something that was not written so may raise any.
+            self.flush()
+            return None
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Which panels of a float32 vocabulary can hold a row's largest logit, told from short products.
 
-With ^ for what stands in 8 bits, the product of a row h and a token's weights w is off by
+With ^ for what stands in few bits, the product of a row h and a token's weights w is off by
 
   |^h.^w - h.w|  <=  |^h - h| |^w|  +  |h| |^w - w|        (Cauchy and Schwarz)
 
@@ -28,9 +28,9 @@ from tokenreel.kernels.cpu import int8_product, nibble_product
 from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.compiler import INLINED, inlined, part
 from tokenreel.kernels.cpu.finish import finish, peaks_stride
-from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, quantize_row, row_bytes
+from tokenreel.kernels.cpu.int8_rows import MAX_STEPS, OFFSET, STEP, quantize_row, row_bytes
 from tokenreel.kernels.cpu.lane_selection import count_at_least
-from tokenreel.kernels.cpu.product import sums
+from tokenreel.kernels.cpu.product import padded, sums
 from tokenreel.kernels.cpu.row_blocks import PANEL
 from tokenreel.kernels.cpu.vector import (
     LANES,
@@ -52,8 +52,9 @@ _ROUNDOFF = 2.0**-24
 _SMALLEST, _LARGEST = 1e-12, 1e12
 """The bounds hold for magnitudes between these: nothing overflows, or is flushed to zero."""
 _LEAST_ERROR = 1e-25
-"""Covers what is flushed to zero all the same."""
-_UNBOUNDED = 3e38
+"""Covers what is flushed to zero all the same. No norm is less, so that an infinite one times
+another is infinite: it stands where bounds do not hold."""
+_LOWEST = -3e38
 _TOKENS_AT_ONCE = 512
 MAX_ROUGH_DEPTH = 256
 """Deeper, 4 bits leave so many panels that they do not pay any more."""
@@ -65,7 +66,8 @@ class FineScreen(NamedTuple):
     weights: Array
     """Of `int8_product.pack_steps`."""
     norms: Array
-    """[peaks_stride] float32, 0 in padding: the largest |^w| of a panel, for what a row loses."""
+    """[peaks_stride] float32, next to 0 in padding: the largest |^w| of a panel, for what a row
+    loses."""
     losses: Array
     """Alike: the largest |^w - w|, and rounding, for a row's norm."""
 
@@ -78,7 +80,7 @@ class RoughScreen(NamedTuple):
     norms: Array
     """As in `FineScreen`."""
     losses: Array
-    """[columns] float32, 0 in padding: |^w - w|, and rounding."""
+    """[columns] float32, next to 0 in padding: |^w - w|, and rounding."""
 
 
 class Screens(NamedTuple):
@@ -109,8 +111,12 @@ def make_screens(weight: Tensor) -> Screens:
 
 
 def screens_bytes(vocab_size: int, depth: int) -> int:
-    """What `make_screens` gives takes, but for scales and bounds."""
-    return vocab_size * depth * (3 if depth <= MAX_ROUGH_DEPTH else 2) // 2
+    """What `make_screens` gives takes, but for some bytes a panel."""
+    scale, correction, loss = 4, 4, 4
+    steps = padded(depth, STEP)
+    fine = steps + scale + correction
+    rough = steps // 2 + scale + correction + loss if depth <= MAX_ROUGH_DEPTH else 0
+    return padded(vocab_size) * (fine + rough)
 
 
 def _of_panels(values: Tensor) -> Array:
@@ -127,22 +133,22 @@ def _shorten(weight: Tensor, product: Any) -> tuple[Array, Tensor, Tensor]:
     # Some tokens at a time: wide copies of a large vocabulary would take much memory.
     for first in range(0, vocab_size, _TOKENS_AT_ONCE):
         own = slice(first, first + _TOKENS_AT_ONCE)
-        part = weight[own]
-        magnitudes = part.abs().amax(1)
+        tokens = weight[own]
+        magnitudes = tokens.abs().amax(1)
         is_held = (magnitudes == 0) | (magnitudes >= _SMALLEST) & (magnitudes <= _LARGEST)
-        all_steps[own], all_scales[own] = product.quantize(part.where(is_held.unsqueeze(1), 0))
-        exact = part.double()
+        all_steps[own], all_scales[own] = product.quantize(tokens.where(is_held.unsqueeze(1), 0))
+        exact = tokens.double()
         taken = all_steps[own].double() * all_scales[own].double().unsqueeze(1)
         # Of the product's own sum, and of what is done with whole sums and bounds.
-        rounding = (part.shape[1] + 64) * _ROUNDOFF * (exact.norm(dim=1) + taken.norm(dim=1))
+        rounding = (weight.shape[1] + 64) * _ROUNDOFF * (exact.norm(dim=1) + taken.norm(dim=1))
         lost = (taken - exact).norm(dim=1) + rounding
-        norms[own] = _SLACK * taken.norm(dim=1).where(is_held, 0)
-        losses[own] = (_SLACK * lost).where(is_held, _UNBOUNDED).clamp(max=_UNBOUNDED)
+        norms[own] = (_SLACK * taken.norm(dim=1)).clamp(min=_LEAST_ERROR)
+        losses[own] = (_SLACK * lost).clamp(min=_LEAST_ERROR).where(is_held, math.inf)
     return product.pack_steps(all_steps, all_scales), norms, losses
 
 
 def _pad(values: Tensor, multiple: int) -> Tensor:
-    return pad(values, (0, -len(values) % multiple))
+    return pad(values, (0, -len(values) % multiple), value=_LEAST_ERROR)
 
 
 def new_screened_rows(num_rows: int, stride: int) -> ScreenedRows:
@@ -171,7 +177,7 @@ def screen_row(rows, stride, row, screened):
     screened.norms[row] = slack * np.float32(math.sqrt(sum_lanes(squares)))
     screened.losses[row] = slack * np.float32(math.sqrt(sum_lanes(lost))) * scale
     if not _SMALLEST <= MAX_STEPS * scale <= _LARGEST:
-        screened.norms[row] = screened.losses[row] = _UNBOUNDED
+        screened.norms[row] = screened.losses[row] = np.float32(np.inf)
 
 
 @part
@@ -190,8 +196,7 @@ def bound_panels(row, fine, screened, peaks):
         if math.isnan(largest_or_nan(peak, peak)):
             return np.float32(np.nan)
         error = _error(norm, load(fine.losses, i), loss, load(fine.norms, i))
-        # Finite: less an error that overflows it would be no number.
-        peak = maximum(broadcast(-_UNBOUNDED), peak)
+        peak = maximum(broadcast(_LOWEST), peak)  # With an infinite error -inf would be NaN.
         lower = largest_or_nan(peak - error, peak - error)
         if lower > limit:
             limit = lower
@@ -262,7 +267,7 @@ def _error(row_norm, loss, row_loss, norm):
 @inlined
 def _largest_bound(low, low_error, high, high_error):
     """Of two vectors of products; NaN if one is."""
-    least = broadcast(-_UNBOUNDED)  # An infinite error added to -inf would be no number.
+    least = broadcast(_LOWEST)  # With an infinite error -inf would be NaN.
     return largest_or_nan(maximum(least, low) + low_error, maximum(least, high) + high_error)
 
 

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from tokenreel.kernels.cpu import int8_product
+from tokenreel.kernels.cpu.aligned import zeros
 from tokenreel.kernels.cpu.compiler import INLINED
 from tokenreel.kernels.cpu.int8_dots import (
     INSTRUCTIONS,
@@ -45,8 +46,11 @@ def pack_steps(steps: "Tensor", scales: "Tensor") -> NDArray[np.uint8]:
     whole = int8_product.pack_steps(steps, scales).view(np.uint8)
     weights, epilogue = np.split(whole, [-EPILOGUE_BYTES], 1)
     tiles = weights.reshape(len(whole), weights.shape[1] // STEP_BYTES, 2, TILE_BYTES)
-    both = tiles[:, :, 0] >> 4 | tiles[:, :, 1]
-    return np.concatenate([both.reshape(len(whole), weights.shape[1] // 2), epilogue], 1)
+    width = weights.shape[1] // 2
+    packed = zeros((len(whole), width + EPILOGUE_BYTES), np.uint8)
+    packed[:, :width] = (tiles[:, :, 0] >> 4 | tiles[:, :, 1]).reshape(len(whole), width)
+    packed[:, width:] = epilogue
+    return packed
 
 
 def make_sums(instruction: str) -> Any:
@@ -68,7 +72,7 @@ def _fastest() -> str:
     return next(name for name in int8_product.supported_instructions() if name in INSTRUCTIONS)
 
 
-_fastest_sums = register_jitable(**INLINED)(make_sums(_fastest()))
+_fastest_sums = make_sums(_fastest())
 
 
 @overload(sums, jit_options=INLINED)

@@ -26,6 +26,8 @@ ROWS = 32
 _I64 = ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FMA = "llvm.fma.v16f32"
+_SHORT = types.int8, types.uint8
+"""Of weights in 8 and in 4 bits, which have products of their own."""
 
 
 def padded(size: int, multiple: int = PANEL) -> int:
@@ -73,7 +75,7 @@ def sums(rows, row, num_rows, stride, weights, panel, out):
 
 @overload(sums, jit_options=INLINED)
 def _overload_sums(rows, row, num_rows, stride, weights, panel, out):
-    if weights.dtype in (types.int8, types.uint8):
+    if weights.dtype in _SHORT:
         return None
     return _amx_sums if rows.dtype == types.uint16 else _fma_sums
 
@@ -102,7 +104,7 @@ def _overload_sums_of_panels(rows, row, num_rows, stride, weights, panel, num_pa
 
 
 def _is_by_fma(rows, weights):
-    return rows.dtype == types.float32 and weights.dtype != types.int8
+    return rows.dtype == types.float32 and weights.dtype not in _SHORT
 
 
 _tile_product = make_tile_product()

@@ -10,6 +10,7 @@ import pytest
 
 from tokenreel.actors.worker import kernel_cache
 from tokenreel.actors.worker.kernel_cache import (
+    LEVEL_VARIABLE,
     MAX_VERSIONS,
     VARIABLE,
     kernel_cache_held,
@@ -34,6 +35,17 @@ def test_the_same_kernels_have_the_same_folder(home: Path, monkeypatch: pytest.M
     assert folder.parent == home / "cache" / "tokenreel" / "kernels"
     monkeypatch.delenv(VARIABLE)
     assert use_kernel_cache() == folder
+
+
+def test_what_is_optimized_otherwise_is_kept_apart(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(LEVEL_VARIABLE)
+    folder = use_kernel_cache()
+    assert os.environ[LEVEL_VARIABLE] == "2"
+    monkeypatch.setenv(LEVEL_VARIABLE, "1")
+    assert use_kernel_cache() != folder
+    assert os.environ[LEVEL_VARIABLE] == "1", "who asks for a level has it"
 
 
 def test_a_folder_that_is_named_has_one_for_these_kernels(

@@ -9,6 +9,7 @@ import torch
 from tokenreel.actors.runtime.actor import StartError
 from tokenreel.actors.worker import loading
 from tokenreel.actors.worker.loading import load, num_parameters
+from tokenreel.kernels.cpu.greedy_screen import screens_bytes
 from tokenreel.messages.options import EngineOptions
 
 
@@ -77,7 +78,8 @@ def test_a_vocabulary_needs_room_as_a_table_and_for_products(
     vocabulary = model.decoder.config.vocab_size * model.decoder.config.hidden_size
     layers = num_parameters(model.decoder.config) - vocabulary * (2 if variant == "llama" else 1)
     needed = (layers + vocabulary) * product_bytes + vocabulary * 4
-    needed += vocabulary * 3 // 2 if is_screened else 0  # 8 bits, and 4
+    shape = model.decoder.config.vocab_size, model.decoder.config.hidden_size
+    needed += screens_bytes(*shape) if is_screened else 0
     monkeypatch.setattr(loading, "MIN_SCREENED", vocabulary + 1 - is_screened)
     options = EngineOptions(
         model=str(model.directory), served_model_name="m", device="cpu", quantization=quantization

@@ -1,6 +1,10 @@
 """Parts end up in what Python calls; Python cannot call them by mistake."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from numba import config
 
 from tokenreel.kernels.cpu.compiler import Specialized, compiled, inlined, part
 
@@ -38,3 +42,32 @@ def test_a_specialized_function_is_for_its_first_types(monkeypatch: pytest.Monke
     assert specialized(3) == specialized(3) == 12
     with pytest.raises(TypeError, match="specialized for"):
         specialized(1.5)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def scramble(path: Path) -> None:
+    path.write_bytes(bytes(range(256)))
+
+
+@pytest.mark.parametrize("damage", [cut, empty, scramble])
+@pytest.mark.parametrize("suffix", ["nbc", "nbi"])
+def test_a_damaged_result_on_disk_is_compiled_anew(
+    suffix: str,
+    damage: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    assert compiled(both)(3) == 12
+    (kept,) = tmp_path.rglob(f"*.{suffix}")
+    written = kept.read_bytes()
+    damage(kept)
+    assert compiled(both)(3) == 12
+    assert len(kept.read_bytes()) >= len(written) - 64, "and kept"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tokenreel.kernels.cpu.aligned import LINE
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
 from tokenreel.kernels.cpu.compiler import compiled
 from tokenreel.kernels.cpu.finish import Keep, KeepLargest, finish
@@ -21,6 +22,7 @@ from tokenreel.kernels.cpu.greedy_screen import (
     make_screens,
     new_screened_rows,
     screen_row,
+    screens_bytes,
 )
 from tokenreel.kernels.cpu.int8_rows import row_bytes
 from tokenreel.kernels.cpu.product import ROWS, pack, padded, sums
@@ -28,6 +30,9 @@ from tokenreel.kernels.cpu.row_blocks import PANEL
 
 Array = NDArray[Any]
 NOT_FINITE = -1
+
+
+by_either_screen = pytest.mark.parametrize("is_rough", [False, True], ids=["fine", "rough"])
 
 
 def draw(*shape: int, seed: int) -> Array:
@@ -182,6 +187,19 @@ def test_it_finds_the_argmax(vocab_size: int, depth: int) -> None:
         assert_exact(draw(num_rows, depth, seed=num_rows), weights)
 
 
+@pytest.mark.parametrize("depth", [16, 80, MAX_ROUGH_DEPTH, MAX_ROUGH_DEPTH + 1])
+def test_the_room_that_screens_take_is_known(depth: int) -> None:
+    screens = make_screens(torch.from_numpy(draw(5000, depth, seed=0)))
+    taken = sum(array.nbytes for screen in screens for array in screen)
+    assert abs(taken / screens_bytes(5000, depth) - 1) < 0.01
+
+
+def test_weights_of_4_bits_begin_with_a_cache_line() -> None:
+    for vocab_size in (3000, 3100, 3200, 3300):
+        rough = make_screens(torch.from_numpy(draw(vocab_size, 32, seed=0))).rough
+        assert rough.weights.ctypes.data % LINE == 0
+
+
 def test_a_deep_vocabulary_is_not_looked_at_in_4_bits() -> None:
     depths = (16, MAX_ROUGH_DEPTH, MAX_ROUGH_DEPTH + 1)
     assert [Head(draw(70, n, seed=0)).has_rough_screen for n in depths] == [True, True, False]
@@ -255,13 +273,32 @@ def test_magnitudes_beyond_what_the_bounds_hold_for(
     assert_exact(draw(2, 16, seed=seed + 1) * np.float32(10.0**hidden_power), weights)
 
 
-def test_the_first_of_equals_wins_across_panels() -> None:
+@pytest.mark.parametrize(
+    ("depth", "hidden", "rivals"),
+    [
+        (256, 3e38, {3: (1, 6e-11, 0.0), 40: (1, 7.5e-12, 0.499e-12)}),
+        (16, 1.5e-12, {3: (8, 3.3e38, 0.0), 40: (8, 3.3e38, 3.3e38)}),
+    ],
+    ids=["rows", "tokens"],
+)
+def test_norms_that_no_number_holds(
+    depth: int, hidden: float, rivals: dict[int, tuple[int, float, float]]
+) -> None:
+    """Of two tokens the first so many weights, and all others."""
+    weights = np.zeros((70, depth), np.float32)
+    for token_id, (count, first, others) in rivals.items():
+        weights[token_id, :count], weights[token_id, count:] = first, others
+    assert_exact(np.full((1, depth), hidden, np.float32), weights)
+
+
+@by_either_screen
+def test_the_first_of_equals_wins_across_panels(is_rough: bool) -> None:
     weights = np.zeros((4200, 16), np.float32)
     weights[[70, 71, 4199]] = 1.0
-    ones = np.ones((2, 16), np.float32)
-    assert Head(weights).screened(ones)[0].tolist() == [70, 70]
-    assert Head(weights).screened(-ones)[0].tolist() == [0, 0]
-    assert Head(weights).screened(0 * ones)[0].tolist() == [0, 0]
+    ones, head = np.ones((2, 16), np.float32), Head(weights)
+    assert head.screened(ones, is_rough)[0].tolist() == [70, 70]
+    assert head.screened(-ones, is_rough)[0].tolist() == [0, 0]
+    assert head.screened(0 * ones, is_rough)[0].tolist() == [0, 0]
 
 
 def test_a_vocabulary_of_negative_logits_is_not_beaten_by_the_padding() -> None:
@@ -269,18 +306,21 @@ def test_a_vocabulary_of_negative_logits_is_not_beaten_by_the_padding() -> None:
     assert_exact(np.ones((1, 16), np.float32), weights)
 
 
+@by_either_screen
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_rows_that_are_not_finite_say_so_and_harm_nobody(bad: float) -> None:
-    hidden, weights = draw(5, 32, seed=0), draw(3000, 32, seed=1)
-    expected = Head(weights).screened(hidden)[0].tolist()
+def test_rows_that_are_not_finite_say_so_and_harm_nobody(bad: float, is_rough: bool) -> None:
+    hidden, head = draw(5, 32, seed=0), Head(draw(3000, 32, seed=1))
+    expected = head.screened(hidden, is_rough)[0].tolist()
     hidden[2, 31] = bad
-    assert Head(weights).screened(hidden)[0].tolist() == [*expected[:2], NOT_FINITE, *expected[3:]]
+    found = head.screened(hidden, is_rough)[0].tolist()
+    assert found == [*expected[:2], NOT_FINITE, *expected[3:]]
 
 
-def test_a_token_without_numbers_spoils_every_row() -> None:
+@by_either_screen
+def test_a_token_without_numbers_spoils_every_row(is_rough: bool) -> None:
     hidden, weights = draw(2, 32, seed=0), draw(3000, 32, seed=1)
     weights[2500, 3] = math.nan
-    assert Head(weights).screened(hidden)[0].tolist() == [NOT_FINITE] * 2
+    assert Head(weights).screened(hidden, is_rough)[0].tolist() == [NOT_FINITE] * 2
     weights[2500] = -math.inf
     assert_exact(np.abs(hidden), weights)  # a token that is never the best
 
@@ -289,5 +329,5 @@ def test_a_row_is_the_same_alone_and_in_company() -> None:
     hidden, head = draw(40, 64, seed=0), Head(draw(9000, 64, seed=1))
     token_ids, best = head.screened(hidden)
     for row in range(0, 40, 7):
-        alone = head.screened(hidden[row : row + 1])
+        alone = head.screened(hidden[row : row + 1], is_rough=True)
         assert (alone[0][0], alone[1][0]) == (token_ids[row], best[row])

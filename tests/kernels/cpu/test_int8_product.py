@@ -1,93 +1,21 @@
 """Products of 8 bits with 8 bits: exactly what integers give, with every instruction alike."""
 
-import functools
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
-from numba.extending import register_jitable
-from numpy.typing import NDArray
-from torch import Tensor
+from short_product import ShortProduct, random, with_each
 
-from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
-from tokenreel.kernels.cpu.int8_product import make_sums, pack, quantize, supported_instructions
-from tokenreel.kernels.cpu.int8_rows import quantize_row, row_bytes
-from tokenreel.kernels.cpu.product import ROWS
-from tokenreel.kernels.cpu.row_blocks import PANEL
-
-Floats = NDArray[np.float32]
-INSTRUCTIONS = ["amx", "avx512vnni", "avxvnni", "avx2", "any"]
-with_each_instruction = pytest.mark.parametrize(
-    "instruction",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.skipif(
-                name not in supported_instructions(), reason=f"this CPU has no {name}"
-            ),
-        )
-        for name in INSTRUCTIONS
-    ],
+from tokenreel.kernels.cpu.int8_product import (
+    make_sums,
+    pack_steps,
+    quantize,
+    supported_instructions,
 )
 
-
-@functools.cache
-def compile_product(instruction: str) -> Any:
-    sums = register_jitable(make_sums(instruction))
-    has_tiles = instruction == "amx"
-
-    @njit(nogil=True)
-    def product(source, num_rows, rows, weights, place, out):
-        depth = source.shape[1]
-        for row in range(num_rows):
-            quantize_row(source, row * depth, depth, rows, row)
-        if has_tiles:
-            begin_tiles(TILE_CONFIGURATION)
-        for panel in range(len(weights)):
-            for row in range(0, num_rows, ROWS):
-                count = min(ROWS, num_rows - row)
-                sums(rows, row, count, row_bytes(depth), weights, panel, place)
-                for i in range(count):
-                    begin = panel * PANEL
-                    out[row + i, begin : begin + PANEL] = place[i * PANEL : (i + 1) * PANEL]
-        if has_tiles:
-            end_tiles()
-
-    return product
-
-
-def product(instruction: str, source: Floats, weight: Tensor) -> Floats:
-    """source [rows, in], weight [out, in] -> [rows, out]"""
-    num_rows, num_in = source.shape
-    depth = -(-num_in // 16) * 16
-    padded = np.zeros((num_rows, depth), np.float32)
-    padded[:, :num_in] = source
-    # As many rows as AMX may read; what is not written holds anything.
-    rows = np.full((num_rows + ROWS - 1) * row_bytes(depth), 201, np.uint8)
-    weights = pack(weight)
-    out = np.full((num_rows, len(weights) * PANEL), np.nan, np.float32)
-    place = np.full(ROWS * PANEL, np.nan, np.float32)
-    compile_product(instruction)(padded, num_rows, rows, weights, place, out)
-    return out[:, : len(weight)]
-
-
-def expected(source: Floats, weight: Tensor) -> Floats:
-    """By 64-bit integers, then the two scales."""
-    steps, scales = quantize(weight)
-    largest = np.maximum(np.abs(source).max(1, keepdims=True), np.float32(1e-30))
-    inverse = np.float32(127) / largest
-    rows = np.rint(source * inverse + np.float32(128)).astype(np.int64) - 128
-    totals = rows @ steps.numpy().astype(np.int64).T
-    product: Floats = totals.astype(np.float32) * scales.numpy() * (largest / np.float32(127))
-    return product
-
-
-def random(seed: int, *shape: int) -> Floats:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+with_each_instruction = with_each(["amx", "avx512vnni", "avxvnni", "avx2", "any"])
+product = ShortProduct(make_sums, quantize, pack_steps)
 
 
 @with_each_instruction
@@ -103,13 +31,13 @@ def test_sums_are_exact(
 ) -> None:
     source = random(seed, num_rows, num_in)
     weight = torch.from_numpy(random(seed + 1, num_out, num_in))
-    assert np.array_equal(product(instruction, source, weight), expected(source, weight))
+    assert np.array_equal(product(instruction, source, weight), product.expected(source, weight))
 
 
 @with_each_instruction
 def test_sums_are_exact_for_every_number_of_rows(instruction: str) -> None:
     source, weight = random(1, 40, 130), torch.from_numpy(random(2, 33, 130))
-    want = expected(source, weight)
+    want = product.expected(source, weight)
     for num_rows in range(1, 41):
         assert np.array_equal(product(instruction, source[:num_rows], weight), want[:num_rows])
 

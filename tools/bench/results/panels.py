@@ -1,7 +1,7 @@
 """What the plot of each verb shows, panel by panel."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenreel.tools.bench.results.figures import ActorTime, Figures, Spread
 from tokenreel.tools.bench.results.report import METRICS, title_of
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LAST_COLOR = "#bbbbbb"
 LEGEND_ROOM = 1.3
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+"""Where bars leave a legend no room."""
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
 
 
@@ -131,7 +133,7 @@ def _draw_shares(panel: "Axes", places: Sequence[int], runs: Sequence[OverheadFi
         heights = [100 * part for part in shares]
         panel.bar([at + side for at in places], heights, color=color, width=0.38, label=label)
     panel.set_title("share of the floor that the engine reaches, %")
-    panel.legend()
+    panel.legend(**BESIDE)
 
 
 def _spent_by_process(runs: Sequence[OverheadFigures]) -> dict[str, list[float]]:
@@ -152,7 +154,7 @@ def _stack(panel: "Axes", places: Sequence[int], parts: dict[str, list[float]]) 
     for color, (label, values) in zip((*COLORS, LAST_COLOR), parts.items(), strict=False):
         panel.bar(places, values, bottom=bottoms, label=label, color=color, width=0.6)
         bottoms = [bottom + value for bottom, value in zip(bottoms, values, strict=True)]
-    panel.legend()
+    panel.legend(**BESIDE, reverse=True)
 
 
 def _draw_throughput(axes: Sequence["Axes"], run: ThroughputFigures) -> None:

@@ -74,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check_output(options)
+    if not options.num_iters_cold + options.num_iters_warm:
+        raise UsageError("no start is asked for: --num-iters-cold, or --num-iters-warm")
     if options.num_iters_warm and not options.num_iters_cold + options.num_iters_warmup:
         raise UsageError("a warm start needs one before it: --num-iters-warmup, or a cold one")
     header = header_of(options.given)
