@@ -101,7 +101,7 @@ class Specialized:
                 raise TypeError(f"{self._function.__name__} was specialized for {self._types}")
 
 
-class _Kept(FunctionCache):  # type: ignore[misc]
+class _Kept(FunctionCache):
     """Results on disk. A damaged file, as a power cut may leave one, is as good as none."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

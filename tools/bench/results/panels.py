@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAST_COLOR = "#bbbbbb"
-LEGEND_ROOM = 1.3
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
 """Where bars leave a legend no room."""
 QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99))
@@ -183,7 +182,7 @@ def _draw_startup(axes: Sequence["Axes"], result: Startup) -> None:
     ready = [run.ready_s.mean for run in result.runs]
     rest = [run.first_token_s.mean - run.ready_s.mean for run in result.runs]
     _stack(axes[0], places, {"ready": ready, "first token": rest})
-    axes[0].set_ylim(0, LEGEND_ROOM * max(run.first_token_s.max for run in result.runs))
+    axes[0].set_ylim(bottom=0)
     axes[0].set_xticks(places, labels)
     axes[0].set_title("seconds from the command, mean")
     for place, run in enumerate(result.runs):
