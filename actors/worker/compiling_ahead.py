@@ -38,6 +38,9 @@ class CompilingAhead:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(MAX_WAIT_S)
 
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def has_succeeded(self) -> bool:
         return self._process.returncode == 0
 

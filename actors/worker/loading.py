@@ -5,7 +5,6 @@ Everything that a person can get wrong ends here, as a `StartError` that says wh
 
 import math
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,12 +178,11 @@ def make_runner(
         for sampling in EVERY_WAY_TO_SAMPLE:
             _run_alone(runner, _prompts(1, length, block_size, sampling))
 
-    if ahead is not None:
-        _tell_of_compilation()
-    told = compilation_told(_tell_of_compilation) if ahead is None else nullcontext()
-    with kernel_cache_held(), told:
+    with kernel_cache_held(), compilation_told(_tell_of_compilation) as tell:
         if ahead is not None and isinstance(model, CompiledDecoder):
             take_first_steps(_new_runner(options, WithoutLayers(model), max_model_len, 1))
+            if ahead.is_running():
+                tell()
             ahead.wait()
         take_first_steps(runner)
     return runner, num_blocks

@@ -113,10 +113,12 @@ class _Kept(FunctionCache):
 
 
 @contextmanager
-def compilation_told(tell: Callable[[], None]) -> Iterator[None]:
-    """Calls `tell`, once, if anything is compiled meanwhile that was not kept on disk."""
-    with install_listener("numba:compile", _Teller(tell)):
-        yield
+def compilation_told(tell: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Calls `tell`, once, if anything is compiled meanwhile that was not kept on disk. Gives what
+    to call if it is known otherwise."""
+    teller = _Teller(tell)
+    with install_listener("numba:compile", teller):
+        yield teller.tell_once
 
 
 class _Teller(Listener):
@@ -124,10 +126,13 @@ class _Teller(Listener):
         self._tell = tell
         self._has_told = False
 
-    def on_start(self, event: Event) -> None:
+    def tell_once(self) -> None:
         if not self._has_told:
             self._has_told = True
             self._tell()
+
+    def on_start(self, event: Event) -> None:
+        self.tell_once()
 
     def on_end(self, event: Event) -> None:
         pass

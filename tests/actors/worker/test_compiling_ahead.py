@@ -12,7 +12,7 @@ import pytest
 
 from tokenreel.actors.runtime.parent import ORPHAN_EXIT_CODE
 from tokenreel.actors.worker import compiling_ahead as module
-from tokenreel.actors.worker.compiling_ahead import compiling_ahead
+from tokenreel.actors.worker.compiling_ahead import CompilingAhead, compiling_ahead
 from tokenreel.actors.worker.kernel_cache import VARIABLE
 from tokenreel.actors.worker.loading import load
 from tokenreel.messages.options import EngineOptions
@@ -79,11 +79,25 @@ def test_the_worker_calls_what_it_compiled(
         "decoder_step.forward": 1,
         **STEP_INPUT,
     }
-    for path in [*folder.glob("has-*"), *folder.rglob("decoder_step.forward*")]:
-        path.unlink()
-    with compiling_ahead(options) as compilation:
-        load(options, compilation)
-    assert "compiling kernels" in capfd.readouterr().err, "also if the worker compiles nothing"
+
+
+def test_it_is_told_that_the_worker_waits(
+    folder: Path,
+    new_options: NewOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Also if it has nothing to compile itself."""
+    options = new_options()
+    load(options)
+    for is_running in (False, True):
+        monkeypatch.setattr(CompilingAhead, "is_running", lambda self, it=is_running: it)
+        capfd.readouterr()
+        with compiling_ahead(options) as compilation:
+            load(options, compilation)
+        assert ("compiling kernels" in capfd.readouterr().err) is is_running
+        for mark in folder.glob("has-*"):
+            mark.unlink()
 
 
 def test_without_it_the_worker_does_its_work(
