@@ -2,8 +2,8 @@
 
 The model's products at the machine's rate, the HTTP side alone, and the load generator, each in CPU
 time; a machine of N cores that did nothing else would put out N tokens in the sum of them. With one
-stream the three follow on each other rather than share the cores, so that there the floor cannot be
-reached.
+stream the three follow on each other rather than share the cores, so that there only an engine gets
+to the floor whose products are faster than those it is made of.
 """
 
 from collections.abc import Sequence
