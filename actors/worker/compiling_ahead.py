@@ -39,6 +39,7 @@ class CompilingAhead:
             self._process.wait(MAX_WAIT_S)
 
     def is_running(self) -> bool:
+        """It mostly compiles then; if all is kept it ends before the worker asks."""
         return self._process.poll() is None
 
     def has_succeeded(self) -> bool:

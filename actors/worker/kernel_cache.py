@@ -30,7 +30,8 @@ MIN_FREE_BYTES = 64 << 20
 """A folder on a fuller disk is not used: Numba would fail on it. Kernels take a few megabytes."""
 LOCK, AHEAD_LOCK = "lock", "ahead-lock"
 """Held by who compiles: a process that does so ahead of the worker has a lock of its own. Should
-both compile the same function, it is for the same types: either's file is good."""
+both compile the same function, it is for the same types: either's file is good (and one of other
+types is not taken)."""
 _VERSION = re.compile("[0-9a-f]{32}")
 MAX_WAIT_S = 300.0
 _LOOK_EVERY_S = 0.05

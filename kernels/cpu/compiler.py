@@ -5,16 +5,19 @@ stays what LLVM reads until the function that Python calls is complete: only tha
 and becomes machine code, with all of its parts in it. That is a third of the compilation.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import config, njit, typeof
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.event import Event, Listener, install_listener
+from numba.core.sigutils import normalize_signature
 from numba.core.typed_passes import (
     AnnotateTypes,
     InlineOverloads,
@@ -32,6 +35,7 @@ from numba.core.untyped_passes import (
     WithLifting,
 )
 
+_DIGEST_BYTES = 16
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -102,14 +106,46 @@ class Specialized:
 
 
 class _Kept(FunctionCache):
-    """Results on disk. A damaged file, as a power cut may leave one, is as good as none."""
+    """Results on disk. A damaged one, as a power cut may leave it, is as good as none, and so is
+    one of other types: two processes that wrote at once may have mixed their files up."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = _CheckedFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            kept = super().load_overload(sig, target_context)
+            if kept is None or tuple(kept.signature.args) == tuple(normalize_signature(sig)[0]):
+                return kept
         except Exception:  # Reading something that was not written so may raise any.
+            pass
+        with suppress(OSError):
             self.flush()
-            return None
+        return None
+
+
+class _CheckedFile(IndexDataCacheFile):
+    """A digest behind each result: damaged machine code would not raise, but end the process."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(content + _digest(content))
+
+    def _load_data(self, name: str) -> Any:
+        stored = Path(self._data_path(name)).read_bytes()
+        if _digest(stored[:-_DIGEST_BYTES]) != stored[-_DIGEST_BYTES:]:
+            raise ValueError(f"{name} is damaged")
+        return super()._load_data(name)  # What is behind the result is not looked at.
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 @contextmanager

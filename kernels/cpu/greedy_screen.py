@@ -4,7 +4,7 @@ With ^ for what stands in few bits, the product of a row h and a token's weights
 
   |^h.^w - h.w|  <=  |^h - h| |^w|  +  |h| |^w - w|        (Cauchy and Schwarz)
 
-so that the largest logit stands in a panel whose largest 8-bit product reaches, with that bound,
+so that the largest logit stands in a panel whose largest short product reaches, with that bound,
 what the largest of all is at least. Those few panels are computed as the others would have been:
 the result is exact, for a quarter of the reading and, on AMX, a tenth of the arithmetic.
 
@@ -53,7 +53,8 @@ _SMALLEST, _LARGEST = 1e-12, 1e12
 """The bounds hold for magnitudes between these: nothing overflows, or is flushed to zero."""
 _LEAST_ERROR = 1e-25
 """Covers what is flushed to zero all the same. No norm is less, so that an infinite one times
-another is infinite: it stands where bounds do not hold."""
+another is infinite: it stands where bounds do not hold. (What a row loses may be 0: that is never
+multiplied with an infinite one.)"""
 _LOWEST = -3e38
 _TOKENS_AT_ONCE = 512
 MAX_ROUGH_DEPTH = 256
@@ -273,7 +274,7 @@ def _largest_bound(low, low_error, high, high_error):
 
 class KeepBound(NamedTuple):
     """Of a product with a rough screen: what each row's logits in a panel do not exceed, or NaN.
-    Those of padding are 0."""
+    Padding's products are 0."""
 
     screen: RoughScreen
     screened: ScreenedRows

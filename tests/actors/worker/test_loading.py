@@ -79,7 +79,7 @@ def test_a_vocabulary_needs_room_as_a_table_and_for_products(
     layers = num_parameters(model.decoder.config) - vocabulary * (2 if variant == "llama" else 1)
     needed = (layers + vocabulary) * product_bytes + vocabulary * 4
     shape = model.decoder.config.vocab_size, model.decoder.config.hidden_size
-    needed += screens_bytes(*shape) if is_screened else 0
+    needed += screens_bytes(*shape) if is_screened else 0  # Tested where it is.
     monkeypatch.setattr(loading, "MIN_SCREENED", vocabulary + 1 - is_screened)
     options = EngineOptions(
         model=str(model.directory), served_model_name="m", device="cpu", quantization=quantization

@@ -56,7 +56,14 @@ def scramble(path: Path) -> None:
     path.write_bytes(bytes(range(256)))
 
 
-@pytest.mark.parametrize("damage", [cut, empty, scramble])
+def clear_a_part(path: Path) -> None:
+    """What is around machine code may stay as it was."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, scramble, clear_a_part])
 @pytest.mark.parametrize("suffix", ["nbc", "nbi"])
 def test_a_damaged_result_on_disk_is_compiled_anew(
     suffix: str,
@@ -71,3 +78,15 @@ def test_a_damaged_result_on_disk_is_compiled_anew(
     damage(kept)
     assert compiled(both)(3) == 12
     assert len(kept.read_bytes()) >= len(written) - 64, "and kept"
+
+
+def test_a_result_of_other_types_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two processes may leave it that write at once."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    first = compiled(both)
+    assert (first(3), first(1.5)) == (12, 7.5)
+    of_ints, of_floats = sorted(tmp_path.rglob("*.nbc"))
+    of_ints.write_bytes(of_floats.read_bytes())
+    assert compiled(both)(3) == 12

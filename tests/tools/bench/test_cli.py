@@ -237,6 +237,7 @@ def test_wrong_usage_is_told_before_anything_starts(
         (["serve", "--burstiness", "0.5"], EXIT_USAGE, "name one"),
         (["serve", "--num-prefixes", "3"], EXIT_USAGE, "needs --random-prefix-len"),
         (["startup", "--num-iters-cold", "0", "--num-iters-warmup", "0"], EXIT_USAGE, "before it"),
+        (["startup", "--num-iters-cold", "0", "--num-iters-warm", "0"], EXIT_USAGE, "no start"),
         (["serve", "--request-rate", "inf,2", "--trace", "t"], EXIT_USAGE, "its own arrivals"),
         (["serve", "/no/model"], EXIT_UNAVAILABLE, "/no/model does not exist"),
         (["overhead", "/no/model"], EXIT_IO, "No such file"),
