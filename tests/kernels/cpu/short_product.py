@@ -1,6 +1,6 @@
 """Products of rows in 8 bits with short weights, as their tests call them and as they should be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenreel.kernels.cpu import int8_product, nibble_product
 from tokenreel.kernels.cpu.amx import TILE_CONFIGURATION, begin_tiles, end_tiles
 from tokenreel.kernels.cpu.int8_product import supported_instructions
 from tokenreel.kernels.cpu.int8_rows import quantize_row, row_bytes
@@ -17,49 +18,27 @@ from tokenreel.kernels.cpu.product import ROWS
 from tokenreel.kernels.cpu.row_blocks import PANEL
 
 Floats = NDArray[np.float32]
-Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def with_each(instructions: Sequence[str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "instruction",
-        [
-            pytest.param(
-                name,
-                marks=pytest.mark.skipif(
-                    name not in supported_instructions(), reason=f"this CPU has no {name}"
-                ),
-            )
-            for name in instructions
-        ],
-    )
 
 
 class ShortProduct:
-    """By the `sums` that a module makes for each instruction."""
+    """By the `sums` that a module makes for each of some instructions."""
 
-    def __init__(
-        self,
-        make_sums: Callable[[str], Any],
-        quantize: Quantize,
-        pack_steps: Callable[[Tensor, Tensor], NDArray[Any]],
-    ) -> None:
-        self._make_sums = make_sums
-        self._quantize = quantize
-        self._pack_steps = pack_steps
+    def __init__(self, module: Any, instructions: Sequence[str]) -> None:
+        self.instructions = instructions
+        self._module = module
         self._compiled: dict[str, Any] = {}
 
     def __call__(self, instruction: str, source: Floats, weight: Tensor) -> Floats:
         """source [rows, in], weight [out, in] -> [rows, out]"""
         if instruction not in self._compiled:
-            self._compiled[instruction] = _compile(self._make_sums(instruction), instruction)
+            self._compiled[instruction] = _compile(self._module.make_sums(instruction), instruction)
         num_rows, num_in = source.shape
         depth = -(-num_in // 16) * 16
         padded = np.zeros((num_rows, depth), np.float32)
         padded[:, :num_in] = source
         # As many rows as AMX may read; what is not written holds anything.
         rows = np.full((num_rows + ROWS - 1) * row_bytes(depth), 201, np.uint8)
-        weights = self._pack_steps(*self._quantize(weight))
+        weights = self._module.pack_steps(*self._module.quantize(weight))
         out = np.full((num_rows, len(weights) * PANEL), np.nan, np.float32)
         place = np.full(ROWS * PANEL, np.nan, np.float32)
         self._compiled[instruction](padded, num_rows, rows, weights, place, out)
@@ -67,7 +46,7 @@ class ShortProduct:
 
     def expected(self, source: Floats, weight: Tensor) -> Floats:
         """By 64-bit integers, then the two scales."""
-        steps, scales = self._quantize(weight)
+        steps, scales = self._module.quantize(weight)
         largest = np.maximum(np.abs(source).max(1, keepdims=True), np.float32(1e-30))
         inverse = np.float32(127) / largest
         rows = np.rint(source * inverse + np.float32(128)).astype(np.int64) - 128
@@ -102,3 +81,25 @@ def _compile(plain_sums: Any, instruction: str) -> Any:
 
 def random(seed: int, *shape: int) -> Floats:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+INT8 = ShortProduct(int8_product, ["amx", "avx512vnni", "avxvnni", "avx2", "any"])
+NIBBLES = ShortProduct(nibble_product, ["avx512vnni", "avxvnni", "avx2", "any"])
+
+
+def with_each(*products: ShortProduct) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("product", "instruction"),
+        [
+            pytest.param(
+                product,
+                name,
+                marks=pytest.mark.skipif(
+                    name not in supported_instructions(), reason=f"this CPU has no {name}"
+                ),
+                id=f"{'int8' if product is INT8 else 'nibbles'}-{name}",
+            )
+            for product in products
+            for name in product.instructions
+        ],
+    )

@@ -14,7 +14,7 @@ TESTS = (
     "test_product.py",
     "test_lane_selection.py",
     "test_int8_product.py",
-    "test_nibble_product.py",
+    "test_short_products.py",
 )
 
 
